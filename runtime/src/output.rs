@@ -1,0 +1,318 @@
+//! Guest stdout and stderr: whole lines to the operator's log.
+//!
+//! A guest can print at any speed, so lines are cut at a length, control
+//! characters are escaped, and after a number of bytes the rest of a
+//! request's output is dropped with one line that says so. Writing never
+//! waits.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use tokio::io::AsyncWrite;
+use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
+use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
+
+/// Which of the guest's two output streams a line came from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputStreamKind {
+    /// Standard output.
+    Stdout,
+    /// Standard error.
+    Stderr,
+}
+
+impl OutputStreamKind {
+    /// `stdout` or `stderr`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Stdout => "stdout",
+            Self::Stderr => "stderr",
+        }
+    }
+}
+
+/// Takes the lines that guests print.
+pub trait GuestLog: Send + Sync {
+    /// One line, without its line feed, escaped and bounded in length.
+    /// Called on the thread that runs the guest; must not block for long.
+    fn line(&self, request: &str, stream: OutputStreamKind, text: &str);
+}
+
+/// About the bytes that a line has in the log besides its text.
+const RECORD: usize = 128;
+
+/// Bounds shared by the two streams of a request.
+struct Volume {
+    left: usize,
+    /// The operator has been told that the rest is dropped.
+    told: bool,
+}
+
+/// Both output streams of one request.
+pub(crate) struct Output {
+    request: Arc<str>,
+    log: Arc<dyn GuestLog>,
+    volume: Arc<Mutex<Volume>>,
+    line_limit: usize,
+}
+
+impl Output {
+    pub(crate) fn new(
+        request: Arc<str>,
+        log: Arc<dyn GuestLog>,
+        limit: usize,
+        line_limit: usize,
+    ) -> Self {
+        Self {
+            request,
+            log,
+            volume: Arc::new(Mutex::new(Volume {
+                left: limit,
+                told: false,
+            })),
+            line_limit,
+        }
+    }
+
+    /// The stream to give to the guest as `kind`.
+    pub(crate) fn stream(&self, kind: OutputStreamKind) -> OutputPipe {
+        OutputPipe(Arc::new(Mutex::new(LineBuffer {
+            kind,
+            request: Arc::clone(&self.request),
+            log: Arc::clone(&self.log),
+            volume: Arc::clone(&self.volume),
+            limit: self.line_limit,
+            line: Vec::new(),
+            cut: false,
+        })))
+    }
+}
+
+/// Assembles lines of one stream. What is left is logged when it is dropped.
+struct LineBuffer {
+    kind: OutputStreamKind,
+    request: Arc<str>,
+    log: Arc<dyn GuestLog>,
+    volume: Arc<Mutex<Volume>>,
+    limit: usize,
+    line: Vec<u8>,
+    cut: bool,
+}
+
+impl LineBuffer {
+    fn push(&mut self, mut bytes: &[u8]) {
+        while let Some(end) = bytes.iter().position(|&b| b == b'\n') {
+            let (head, tail) = bytes.split_at(end);
+            self.append(head);
+            self.flush();
+            bytes = tail.get(1..).unwrap_or_default();
+        }
+        self.append(bytes);
+    }
+
+    fn append(&mut self, bytes: &[u8]) {
+        let room = self.limit.saturating_sub(self.line.len());
+        match bytes.get(..room) {
+            Some(head) if bytes.len() > room => {
+                self.line.extend_from_slice(head);
+                self.cut = true;
+            }
+            _ => self.line.extend_from_slice(bytes),
+        }
+    }
+
+    fn flush(&mut self) {
+        let line = std::mem::take(&mut self.line);
+        let cut = std::mem::take(&mut self.cut);
+        let text = match self.volume.lock() {
+            Ok(mut volume) if volume.left > line.len() => {
+                // What a line costs in the log, though it be empty.
+                volume.left = volume.left.saturating_sub(line.len() + RECORD);
+                let mut text = escape(&line);
+                if cut {
+                    text.push_str("...[cut]");
+                }
+                text
+            }
+            Ok(mut volume) if !volume.told => {
+                volume.told = true;
+                volume.left = 0;
+                "output limit reached, the rest is dropped".to_owned()
+            }
+            _ => return,
+        };
+        self.log.line(&self.request, self.kind, &text);
+    }
+}
+
+impl Drop for LineBuffer {
+    fn drop(&mut self) {
+        if !self.line.is_empty() {
+            self.flush();
+        }
+    }
+}
+
+/// Printable text: control characters and invalid UTF-8 become `\xNN`.
+fn escape(line: &[u8]) -> String {
+    let mut text = String::with_capacity(line.len());
+    for chunk in line.utf8_chunks() {
+        for c in chunk.valid().chars() {
+            match c {
+                '\t' => text.push(c),
+                c if c.is_control() => {
+                    let mut utf8 = [0; 4];
+                    for byte in c.encode_utf8(&mut utf8).bytes() {
+                        push_hex(&mut text, byte);
+                    }
+                }
+                c => text.push(c),
+            }
+        }
+        for &byte in chunk.invalid() {
+            push_hex(&mut text, byte);
+        }
+    }
+    text
+}
+
+fn push_hex(text: &mut String, byte: u8) {
+    text.push_str("\\x");
+    for digit in [byte >> 4, byte & 0xf] {
+        text.push(char::from_digit(u32::from(digit), 16).unwrap_or('0'));
+    }
+}
+
+/// One output stream as the guest gets it. Clones write to the same lines.
+#[derive(Clone)]
+pub(crate) struct OutputPipe(Arc<Mutex<LineBuffer>>);
+
+impl OutputPipe {
+    fn push(&self, bytes: &[u8]) {
+        if let Ok(mut lines) = self.0.lock() {
+            lines.push(bytes);
+        }
+    }
+}
+
+impl IsTerminal for OutputPipe {
+    fn is_terminal(&self) -> bool {
+        false
+    }
+}
+
+impl StdoutStream for OutputPipe {
+    fn async_stream(&self) -> Box<dyn AsyncWrite + Send + Sync> {
+        Box::new(self.clone())
+    }
+
+    fn p2_stream(&self) -> Box<dyn OutputStream> {
+        Box::new(self.clone())
+    }
+}
+
+impl OutputStream for OutputPipe {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.push(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(64 * 1024)
+    }
+}
+
+#[wasmtime_wasi::async_trait]
+impl Pollable for OutputPipe {
+    async fn ready(&mut self) {}
+}
+
+impl AsyncWrite for OutputPipe {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        self.push(bytes);
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Default)]
+    struct Lines(Mutex<Vec<String>>);
+
+    impl GuestLog for Lines {
+        fn line(&self, request: &str, stream: OutputStreamKind, text: &str) {
+            let line = format!("{request} {}: {text}", stream.as_str());
+            self.0.lock().unwrap().push(line);
+        }
+    }
+
+    fn printed(limit: usize, line_limit: usize, pieces: &[&[u8]]) -> Vec<String> {
+        let log = Arc::new(Lines::default());
+        let output = Output::new("id".into(), Arc::clone(&log) as _, limit, line_limit);
+        let pipe = output.stream(OutputStreamKind::Stdout);
+        for piece in pieces {
+            pipe.push(piece);
+        }
+        drop(pipe);
+        log.0.lock().unwrap().clone()
+    }
+
+    #[test]
+    fn lines_are_assembled_from_pieces_and_the_last_needs_no_line_feed() {
+        let lines = printed(10_000, 100, &[b"he", b"llo\nwor", b"ld\n\nend"]);
+        assert_eq!(
+            lines,
+            [
+                "id stdout: hello",
+                "id stdout: world",
+                "id stdout: ",
+                "id stdout: end"
+            ]
+        );
+    }
+
+    #[test]
+    fn control_characters_and_bad_utf8_are_escaped() {
+        let lines = printed(10_000, 100, &[b"a\x1b[31m\tb\xff\xc2\x85 \xc3\xa4\r\n"]);
+        assert_eq!(lines, ["id stdout: a\\x1b[31m\tb\\xff\\xc2\\x85 ä\\x0d"]);
+    }
+
+    #[test]
+    fn long_lines_are_cut() {
+        let lines = printed(10_000, 4, &[b"123", b"45", b"6\nab\n"]);
+        assert_eq!(lines, ["id stdout: 1234...[cut]", "id stdout: ab"]);
+    }
+
+    #[test]
+    fn volume_is_bounded_and_told_once() {
+        let lines = printed(RECORD, 100, &[b"12345\n", b"678\n", b"9\n", b"0\n"]);
+        assert_eq!(
+            lines,
+            [
+                "id stdout: 12345",
+                "id stdout: output limit reached, the rest is dropped"
+            ]
+        );
+    }
+}

@@ -1,0 +1,186 @@
+//! The life of an application: its prototype process, then the processes that
+//! serve requests.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
+
+use nxt_wasm_runtime::Runtime;
+
+use crate::prepare::{self, Prepared};
+use crate::report::App;
+use crate::settings::Settings;
+use crate::unit::{Application, Context, Level, MainContext, Task};
+use crate::watchdog::Watchdog;
+use crate::worker::{self, Siblings};
+
+/// What setup() leaves for the processes that are forked from the prototype.
+struct Setup {
+    settings: Settings,
+    prepared: Prepared,
+}
+
+/// Set once, in the prototype, and inherited by fork. The error is the text
+/// for the operator: it is reported by start(), as a prototype that fails
+/// would leave Unit with an application that hangs.
+static SETUP: OnceLock<Result<Setup, String>> = OnceLock::new();
+
+/// Everything that is done once per application: reading the settings,
+/// checking and compiling the component.
+pub fn setup(task: &Task<'_>) {
+    let application = task.application();
+    let app = App::new(&application.name);
+    let outcome = set_up(task, &application, &app);
+    // setup() is called once per prototype; a second value has no use.
+    let _ = SETUP.set(outcome);
+}
+
+fn set_up(task: &Task<'_>, application: &Application, app: &App) -> Result<Setup, String> {
+    let settings = Settings::read(application).map_err(|e| app.cannot_start(None, &e))?;
+    let path = prepare::component_path(&settings, application);
+    let mut told = Duration::ZERO;
+    let progress = |elapsed: Duration| {
+        let next = if told.is_zero() { 2 } else { 10 };
+        if elapsed >= told + Duration::from_secs(next) {
+            told = elapsed;
+            let text = format!("compiling {} for {}s", path.display(), elapsed.as_secs());
+            task.log(Level::Notice, &app.line(&text));
+        }
+    };
+    let started = std::time::Instant::now();
+    let prepared = prepare::prepare(&settings, application, progress)
+        .map_err(|e| app.cannot_start(Some(&path), &e))?;
+    let text = format!(
+        "component {} sha256={} exports {}, {} in {:?}",
+        path.display(),
+        prepared.sha256,
+        prepared.description.handler,
+        if prepared.cached {
+            "artifact found in the cache"
+        } else {
+            "compiled"
+        },
+        started.elapsed()
+    );
+    task.log(Level::Notice, &app.line(&text));
+    Ok(Setup { settings, prepared })
+}
+
+/// An application process. Returns true when it has served and was told to
+/// quit, false if it could not start.
+pub fn start(task: &Task<'_>) -> bool {
+    let application = task.application();
+    let app = App::new(&application.name);
+    let outcome = match SETUP.get() {
+        Some(Ok(setup)) => serve(task, setup, &application, &app),
+        Some(Err(text)) => Err(text.clone()),
+        None => Err(app.cannot_start(None, &"setup() did not finish")),
+    };
+    if let Err(text) = &outcome {
+        task.log(Level::Alert, text);
+    }
+    outcome.is_ok()
+}
+
+fn serve(
+    task: &Task<'_>,
+    setup: &Setup,
+    application: &Application,
+    app: &App,
+) -> Result<(), String> {
+    let path = prepare::component_path(&setup.settings, application);
+    let failed = |error: &dyn std::fmt::Display| app.cannot_start(Some(&path), error);
+    let runtime = load(setup).map_err(|e| failed(&e))?;
+    let service = Arc::new(worker::Service {
+        app: app.clone(),
+        runtime,
+        settings: setup.settings.clone(),
+        siblings: Siblings::default(),
+        in_flight: AtomicU32::new(0),
+        watchdog: Watchdog::start(app.clone(), setup.settings.watchdog)
+            .map_err(|e| failed(&format!("watchdog thread: {e}")))?,
+    });
+    let tokio = worker::event_loop().map_err(|e| failed(&format!("event loop: {e}")))?;
+    raise_descriptor_limit();
+    // From here on Unit may send requests.
+    let context = Context::init(task).map_err(|function| failed(&format!("{function} failed")))?;
+    let context = Rc::new(context);
+    let main = context.as_main();
+    let threads = Rc::new(RefCell::new(Vec::new()));
+    let ended = worker::serve(tokio, &context, &service, {
+        let (service, threads) = (Arc::clone(&service), Rc::clone(&threads));
+        // Not before: the router must not hear of a further context of a
+        // process that it does not know yet.
+        move || {
+            let others = 1..service.settings.threads;
+            let spawned = others.filter_map(|number| spawn_worker(number, &service, main));
+            threads.borrow_mut().extend(spawned);
+        }
+    });
+    // The others share state with the main context: it goes last.
+    for thread in threads.take() {
+        if thread.join().is_err() {
+            app.log(Level::Alert, "a worker thread panicked");
+        }
+    }
+    drop(context);
+    app.log_totals();
+    if let Err(error) = ended {
+        // It has served; for Unit this is a process that ends.
+        app.log(Level::Alert, &error);
+    }
+    Ok(())
+}
+
+/// A guest with a directory may open as many files as it may hold resources;
+/// that must not starve its neighbours.
+fn raise_descriptor_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Without it the process serves all the same.
+    let _ = setrlimit(Resource::Nofile, limit);
+}
+
+fn load(setup: &Setup) -> Result<Runtime, nxt_wasm_runtime::LoadError> {
+    let Settings { limits, grants, .. } = &setup.settings;
+    let Prepared {
+        artifact,
+        description,
+        ..
+    } = &setup.prepared;
+    // SAFETY: the artifact was compiled under these limits by the helper of
+    // this application, or found undamaged in the cache under a key that
+    // stands for them. It is sealed, or in a directory that only root or
+    // unitd's user can write, where files are replaced but never changed.
+    unsafe { Runtime::load(artifact, description, limits.clone(), grants.clone()) }
+}
+
+fn spawn_worker(
+    number: usize,
+    service: &Arc<worker::Service>,
+    main: MainContext,
+) -> Option<thread::JoinHandle<()>> {
+    let service = Arc::clone(service);
+    let app = service.app.clone();
+    let work = move || {
+        let outcome = worker::event_loop()
+            .map_err(|e| format!("event loop: {e}"))
+            .and_then(|tokio| {
+                let context =
+                    Context::alloc(main).map_err(|function| format!("{function} failed"))?;
+                worker::serve(tokio, &Rc::new(context), &service, || {})
+            });
+        if let Err(error) = outcome {
+            service.app.log(Level::Alert, &error);
+        }
+    };
+    thread::Builder::new()
+        .name(format!("wasm-worker-{number}"))
+        .spawn(work)
+        .inspect_err(|e| app.log(Level::Alert, &format!("cannot start a worker thread: {e}")))
+        .ok()
+}

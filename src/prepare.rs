@@ -1,0 +1,404 @@
+//! From a component's file to a compiled artifact that processes can map.
+//!
+//! Runs in the application's prototype process. The component itself is only
+//! touched by a child with the application's own rights (reading, compiling,
+//! a trial instance), so that a file which upsets the compiler cannot hurt
+//! unitd, and a path that the application may not read stays unread. The
+//! child hands its results back in memory files.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use nxt_wasm_runtime::artifact::{self, Description};
+use nxt_wasm_runtime::{Limits, LoadError};
+
+use crate::settings::{Cache, Settings};
+use crate::unit::{self, Application, Identity, Status};
+
+/// A component ready to be mapped by application processes.
+pub struct Prepared {
+    /// Its machine code. Nobody else writes it.
+    pub artifact: File,
+    /// What is known of it.
+    pub description: Description,
+    /// SHA-256 of the component.
+    pub sha256: String,
+    /// Whether the artifact was found in the cache.
+    pub cached: bool,
+}
+
+/// Why an application cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum PrepareError {
+    /// The component's file cannot be read.
+    #[error("cannot read the file: {0}")]
+    Read(String),
+    /// It is not the component that the configuration asks for.
+    #[error("its SHA-256 is {found}, UNIT_WASM_SHA256 asks for {wanted}")]
+    Digest {
+        /// What the file has.
+        found: String,
+        /// What was configured.
+        wanted: String,
+    },
+    /// The component cannot be served. The text is a [`LoadError`]'s.
+    #[error("{0}")]
+    Load(String),
+    /// The helper process failed, or was stopped by its limits.
+    #[error("the compile helper: {0}")]
+    Helper(String),
+    /// The cache directory cannot be trusted or used.
+    #[error("UNIT_WASM_CACHE: {0}")]
+    Cache(String),
+    /// The operating system refused something.
+    #[error("{what}: {error}")]
+    System {
+        /// What was tried.
+        what: &'static str,
+        /// What the operating system said.
+        error: io::Error,
+    },
+}
+
+fn system(what: &'static str) -> impl FnOnce(io::Error) -> PrepareError {
+    move |error| PrepareError::System { what, error }
+}
+
+/// The file that a configured path means: relative to the application's
+/// working directory, and inside its root directory if it has its own.
+pub fn component_path(settings: &Settings, application: &Application) -> PathBuf {
+    let path = &settings.component;
+    let path = match &application.working_directory {
+        Some(directory) if path.is_relative() => directory.join(path),
+        _ => path.clone(),
+    };
+    match &settings.rootfs {
+        Some(root) => root.join(path.strip_prefix("/").unwrap_or(&path)),
+        None => path,
+    }
+}
+
+/// Reads, checks and compiles the application's component, or finds it in
+/// the cache. `progress` is called from time to time.
+///
+/// # Errors
+///
+/// Everything that keeps the application from starting.
+pub fn prepare(
+    settings: &Settings,
+    application: &Application,
+    mut progress: impl FnMut(Duration),
+) -> Result<Prepared, PrepareError> {
+    let root = unit::is_root();
+    let cache = match settings.cache.directory(root) {
+        Some(directory) => open_cache(&directory, &settings.cache, root)?,
+        None => None,
+    };
+    let identity =
+        unit::application_identity(application.user.as_deref(), application.group.as_deref())
+            .map_err(PrepareError::Helper)?;
+
+    // The first child reads the file with the application's rights.
+    let path = component_path(settings, application);
+    let mut component = memory_file("wasm-component")?;
+    let report = in_child(identity.as_ref(), &mut progress, || {
+        let bytes = read_component(&path)?;
+        component
+            .write_all(&bytes)
+            .map_err(system("cannot copy the component"))?;
+        identify(&bytes, settings)
+    })?;
+    let key = report.value("key")?.to_owned();
+    // It becomes a file name of root's, and comes from a child that is not.
+    if !key.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') {
+        return Err(no_report());
+    }
+    let sha256 = report.value("sha256")?.to_owned();
+
+    // The second compiles it, unless this process, which alone has to do
+    // with the cache, finds it there.
+    let found = cache.as_deref().and_then(|c| find_entry(c, &key, root));
+    let mut output = memory_file("wasm-artifact")?;
+    let report = in_child(identity.as_ref(), &mut progress, || {
+        examine(&component, found.as_ref(), &settings.limits, &mut output)
+    })?;
+    let cached = report.value("cached")? == "true";
+    let description = Description::from_text(&report.0).ok_or_else(no_report)?;
+    let artifact = match (found, &cache) {
+        (Some(file), _) if cached => file,
+        (_, Some(directory)) => {
+            let bytes = artifact::read_all(&output).map_err(|e| load(&e))?;
+            match store_entry(directory, &key, &bytes) {
+                Ok(file) => file,
+                // Nobody has asked for a cache: it can go without.
+                Err(_) if settings.cache == Cache::Default => seal(output)?,
+                Err(error) => {
+                    let text = format!("{}: {error}", directory.display());
+                    return Err(PrepareError::Cache(text));
+                }
+            }
+        }
+        (_, None) => seal(output)?,
+    };
+    Ok(Prepared {
+        artifact,
+        description,
+        sha256,
+        cached,
+    })
+}
+
+/// What a child reports: `name=value` lines.
+struct Report(String);
+
+impl Report {
+    fn value(&self, name: &str) -> Result<&str, PrepareError> {
+        self.0
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
+            .ok_or_else(no_report)
+    }
+}
+
+fn no_report() -> PrepareError {
+    PrepareError::Helper("it left no report".to_owned())
+}
+
+fn load(error: &LoadError) -> PrepareError {
+    PrepareError::Load(error.to_string())
+}
+
+/// First line of the report of a child whose work failed.
+const FAILED: &str = "failed\n";
+
+/// Runs `work` in a child and returns the text it makes, or its error.
+fn in_child(
+    identity: Option<&Identity>,
+    progress: &mut dyn FnMut(Duration),
+    work: impl FnOnce() -> Result<String, PrepareError>,
+) -> Result<Report, PrepareError> {
+    let mut report = memory_file("wasm-report")?;
+    let status = unit::run_child(
+        identity,
+        || {
+            let text = work().unwrap_or_else(|error| format!("{FAILED}{error}"));
+            i32::from(report.write_all(text.as_bytes()).is_err())
+        },
+        progress,
+    )
+    .map_err(system("cannot fork"))?;
+    match status {
+        Status::Exited(0) => {}
+        Status::Exited(code) => {
+            return Err(PrepareError::Helper(match code {
+                unit::CHILD_PANICKED => "it panicked".to_owned(),
+                unit::CHILD_UNCONFINED => {
+                    "it could not take on the application's user, or its own limits".to_owned()
+                }
+                code => format!("it failed with code {code}"),
+            }));
+        }
+        Status::Killed(signal) => {
+            return Err(PrepareError::Helper(format!(
+                "it was ended by signal {signal} (out of memory, CPU time or time?)"
+            )));
+        }
+    }
+    let mut text = String::new();
+    report
+        .seek(SeekFrom::Start(0))
+        .and_then(|_| report.read_to_string(&mut text))
+        .map_err(system("cannot read the helper's report"))?;
+    match text.strip_prefix(FAILED) {
+        Some(error) => Err(PrepareError::Load(error.to_owned())),
+        None => Ok(Report(text)),
+    }
+}
+
+/// Checks that the file is the right one and names its artifact.
+fn identify(component: &[u8], settings: &Settings) -> Result<String, PrepareError> {
+    artifact::check_kind(component).map_err(|e| load(&e))?;
+    let sha256 = artifact::sha256(component);
+    if let Some(wanted) = settings.sha256.as_ref().filter(|&wanted| *wanted != sha256) {
+        return Err(PrepareError::Digest {
+            found: sha256,
+            wanted: wanted.clone(),
+        });
+    }
+    let key = artifact::key(&sha256, &settings.limits).map_err(|e| load(&e))?;
+    Ok(format!("key={key}\nsha256={sha256}\n"))
+}
+
+/// Compiles the component into `output`, unless the artifact in `found` will
+/// do, and describes it.
+fn examine(
+    component: &File,
+    found: Option<&File>,
+    limits: &Limits,
+    output: &mut File,
+) -> Result<String, PrepareError> {
+    let found = found
+        .and_then(|file| artifact::read_all(file).ok())
+        .and_then(|bytes| describe(&bytes, limits).ok());
+    let (cached, description) = match found {
+        Some(description) => (true, description),
+        None => {
+            let component = artifact::read_all(component).map_err(|e| load(&e))?;
+            let bytes = artifact::compile(&component, limits).map_err(|e| load(&e))?;
+            let description = describe(&bytes, limits).map_err(|e| load(&e))?;
+            output
+                .write_all(&bytes)
+                .map_err(system("cannot write the compiled artifact"))?;
+            (false, description)
+        }
+    };
+    Ok(format!("cached={cached}\n{}", description.to_text()))
+}
+
+fn describe(bytes: &[u8], limits: &Limits) -> Result<Description, LoadError> {
+    // SAFETY: the bytes have just been compiled by this process, or come from
+    // the cache, whose directory nobody else may write, with their checksum.
+    unsafe { artifact::describe(bytes, limits) }
+}
+
+fn read_component(path: &Path) -> Result<Vec<u8>, PrepareError> {
+    let read = || {
+        // A pipe or a device could keep unitd waiting for ever.
+        if !fs::metadata(path)?.is_file() {
+            return Err(io::Error::other("not a regular file"));
+        }
+        fs::read(path)
+    };
+    read().map_err(|e| PrepareError::Read(e.to_string()))
+}
+
+fn memory_file(name: &str) -> Result<File, PrepareError> {
+    use rustix::fs::{MemfdFlags, memfd_create};
+    memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
+        .map(File::from)
+        .map_err(|e| system("cannot create a memory file")(e.into()))
+}
+
+/// Makes a memory file immutable.
+fn seal(file: File) -> Result<File, PrepareError> {
+    use rustix::fs::{SealFlags, fcntl_add_seals};
+    fcntl_add_seals(
+        &file,
+        SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
+    )
+    .map_err(|e| system("cannot seal the compiled artifact")(e.into()))?;
+    Ok(file)
+}
+
+/// Makes the cache directory if need be and checks that nobody else can put
+/// machine code into it. `None` if it is the default one and cannot be had.
+fn open_cache(
+    directory: &Path,
+    configured: &Cache,
+    root: bool,
+) -> Result<Option<PathBuf>, PrepareError> {
+    let optional = *configured == Cache::Default;
+    let made = fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o755)
+        .create(directory);
+    match made.and_then(|()| fs::symlink_metadata(directory)) {
+        Err(_) if optional => Ok(None),
+        Err(error) => Err(PrepareError::Cache(format!(
+            "{}: {error}",
+            directory.display()
+        ))),
+        Ok(metadata) => {
+            if !metadata.is_dir() {
+                return Err(PrepareError::Cache(format!(
+                    "{} is not a directory",
+                    directory.display()
+                )));
+            }
+            match check_owner(directory, &metadata, root) {
+                Ok(()) => Ok(Some(directory.to_owned())),
+                Err(_) if optional => Ok(None),
+                Err(error) => Err(error),
+            }
+        }
+    }
+}
+
+/// Only root, or the user that unitd runs as, may be able to write `path`.
+fn check_owner(path: &Path, metadata: &fs::Metadata, root: bool) -> Result<(), PrepareError> {
+    let owner = metadata.uid();
+    let trusted = owner == 0 || (!root && owner == rustix::process::geteuid().as_raw());
+    if !trusted {
+        return Err(PrepareError::Cache(format!(
+            "{} belongs to user {owner}: it must belong to root or to the user that unitd \
+             runs as, since machine code is loaded from it",
+            path.display()
+        )));
+    }
+    let mode = metadata.permissions().mode() & 0o7777;
+    if mode & 0o022 != 0 {
+        return Err(PrepareError::Cache(format!(
+            "{} can be written by others (mode {mode:04o}), and machine code is loaded from \
+             it: chmod go-w",
+            path.display()
+        )));
+    }
+    Ok(())
+}
+
+/// The file of an artifact: the machine code, then its SHA-256.
+fn entry(directory: &Path, key: &str) -> PathBuf {
+    directory.join(format!("{key}.cwasm"))
+}
+
+fn checksum_of(entry: &Path) -> PathBuf {
+    entry.with_extension("sha256")
+}
+
+/// Opens an entry, if there is one that is undamaged and trustworthy.
+fn find_entry(directory: &Path, key: &str, root: bool) -> Option<File> {
+    let path = entry(directory, key);
+    let checksum = fs::read_to_string(checksum_of(&path)).ok()?;
+    let file = fs::OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NOFOLLOW)
+        .open(&path)
+        .ok()?;
+    check_owner(&path, &file.metadata().ok()?, root).ok()?;
+    let bytes = artifact::read_all(&file).ok()?;
+    (artifact::sha256(&bytes) == checksum.trim()).then_some(file)
+}
+
+/// Puts an artifact into the cache and opens it. Several applications may do
+/// so at once: each writes a file of its own and renames it, checksum last.
+fn store_entry(directory: &Path, key: &str, bytes: &[u8]) -> io::Result<File> {
+    let path = entry(directory, key);
+    write_by_rename(&path, bytes)?;
+    let checksum = format!("{}\n", artifact::sha256(bytes));
+    write_by_rename(&checksum_of(&path), checksum.as_bytes())?;
+    File::open(&path)
+}
+
+fn write_by_rename(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    // One left over by a process of the same number is nobody's any more.
+    let _ = fs::remove_file(&temporary);
+    let written = (|| {
+        let mut file = fs::OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o644)
+            .open(&temporary)?;
+        file.write_all(bytes)?;
+        // Whatever the umask: application processes run as other users.
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+        fs::rename(&temporary, path)
+    })();
+    if written.is_err() {
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}

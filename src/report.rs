@@ -1,0 +1,99 @@
+//! What the operator reads: every line names the application, and the request
+//! if there is one.
+
+use std::fmt::Display;
+use std::path::Path;
+use std::sync::Arc;
+
+use nxt_wasm_runtime::{Failure, GuestLog, OutputStreamKind};
+
+use crate::tally::{Suppressed, Tally};
+use crate::unit::{Level, log};
+
+/// An application, as the log names it.
+#[derive(Clone)]
+pub struct App {
+    prefix: Arc<str>,
+    tally: Arc<Tally>,
+}
+
+impl App {
+    /// The application called `name` in Unit's configuration.
+    pub fn new(name: &str) -> Self {
+        Self {
+            prefix: format!("wasm {name:?}").into(),
+            tally: Arc::default(),
+        }
+    }
+
+    /// `text` with the application before it.
+    pub fn line(&self, text: &str) -> String {
+        format!("{}: {text}", self.prefix)
+    }
+
+    /// Logs about the application as a whole.
+    pub fn log(&self, level: Level, text: &str) {
+        log(level, &format!("{}: ", self.prefix), text);
+    }
+
+    /// Logs about a request, with its id on every line.
+    pub fn log_request(&self, level: Level, id: &str, text: &str) {
+        log(level, &format!("{} request={id} ", self.prefix), text);
+    }
+
+    /// Counts the failure of a request and logs it, unless there have been too
+    /// many like it. `status` is what the client got: a number, `truncated` if
+    /// the response had begun, or `complete`.
+    pub fn log_failure(&self, id: &str, failure: &Failure, status: &dyn Display) {
+        if self.tally.count(failure) {
+            let Failure { reason, detail } = failure;
+            let text = format!("reason={reason} status={status} {detail}");
+            self.log_request(Level::Error, id, &text);
+        }
+    }
+
+    /// Tells of failures that were kept out of the log for a while.
+    pub fn log_suppressed(&self) {
+        self.tell(&self.tally.suppressed());
+    }
+
+    /// The last lines of a process: what failed in its life.
+    pub fn log_totals(&self) {
+        self.tell(&self.tally.suppressed_at_the_end());
+        let counts = self.tally.counts();
+        if !counts.is_empty() {
+            let counts: Vec<String> = counts
+                .iter()
+                .map(|(reason, count)| format!("{reason}={count}"))
+                .collect();
+            let text = format!("failures of this process: {}", counts.join(" "));
+            self.log(Level::Notice, &text);
+        }
+    }
+
+    fn tell(&self, suppressed: &[Suppressed]) {
+        for Suppressed { count, example } in suppressed {
+            let text = format!("{count} more failures like this were not logged: {example}");
+            self.log(Level::Error, &text);
+        }
+    }
+
+    /// The text for an application that cannot start.
+    pub fn cannot_start(&self, component: Option<&Path>, why: &dyn Display) -> String {
+        match component {
+            Some(path) => format!(
+                "{} cannot start: component {}: {why}",
+                self.prefix,
+                path.display()
+            ),
+            None => format!("{} cannot start: {why}", self.prefix),
+        }
+    }
+}
+
+impl GuestLog for App {
+    fn line(&self, request: &str, stream: OutputStreamKind, text: &str) {
+        let stream = stream.as_str();
+        self.log_request(Level::Info, request, &format!("{stream}: {text}"));
+    }
+}

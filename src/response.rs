@@ -1,0 +1,357 @@
+//! Sends a response through libunit: in one message if it is small and
+//! complete, else as a stream that neither blocks the event loop nor piles up
+//! in the router.
+//!
+//! Unit carries pieces of up to 1024 bytes by value, without any limit, and
+//! larger ones in shared memory, which has one. So small pieces are gathered
+//! while the guest goes on producing, and a stream of nothing but small ones
+//! is slowed down after a while: a client that reads nothing must not fill
+//! the router's memory.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use http::Response;
+use http::header::{CONTENT_LENGTH, HeaderValue};
+use http_body::Body;
+use nxt_wasm_runtime::{Failure, GuestBody, Reason};
+use tokio::task::yield_now;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use crate::http::Framing;
+use crate::unit::{CHUNK, PLAIN, Request, SendError, head_size};
+
+/// Bytes gathered before they are sent.
+const GATHER: usize = 64 * 1024;
+
+/// Pieces sent before others get their turn.
+const ROUNDS: u32 = 16;
+
+/// Messages without shared memory that a response may send at once, and the
+/// time after which it may send a further one.
+const PLAIN_BURST: u32 = 64;
+const PLAIN_PERIOD: Duration = Duration::from_millis(10);
+
+/// The body of a HEAD response without length is counted at most so far.
+const HEAD_COUNT: u64 = 1024 * 1024;
+const HEAD_TIME: Duration = Duration::from_secs(1);
+
+/// Sends the whole response. Afterwards the request is to be done.
+///
+/// # Errors
+///
+/// The guest's failure, or one of the connection to Unit. Whether anything
+/// was sent before, the request knows.
+pub async fn send(
+    unit: &mut Request,
+    head: Response<()>,
+    body: &mut GuestBody,
+    framing: Framing,
+    is_head: bool,
+    idle: Duration,
+) -> Result<(), Failure> {
+    let mut stream = Stream {
+        unit,
+        head: Some(head),
+        body,
+        buffer: BytesMut::new(),
+        end: false,
+        produced: 0,
+        framing,
+        idle,
+        plain: Bucket::new(),
+    };
+    if framing == Framing::None {
+        stream.send_without_body(is_head).await
+    } else {
+        stream.send_with_body().await
+    }
+}
+
+struct Stream<'a> {
+    unit: &'a mut Request,
+    /// Taken when it is sent.
+    head: Option<Response<()>>,
+    body: &'a mut GuestBody,
+    /// Produced by the guest and not yet given to Unit.
+    buffer: BytesMut,
+    /// The guest has finished the body.
+    end: bool,
+    /// Bytes that the guest has produced.
+    produced: u64,
+    framing: Framing,
+    idle: Duration,
+    plain: Bucket,
+}
+
+impl Stream<'_> {
+    async fn send_with_body(&mut self) -> Result<(), Failure> {
+        let mut rounds = 0_u32;
+        loop {
+            self.gather().await?;
+            if self.head.is_some() {
+                self.send_head().await?;
+            } else if !self.buffer.is_empty() {
+                self.flush().await?;
+            }
+            if self.end && self.buffer.is_empty() {
+                return Ok(());
+            }
+            if !self.end && self.buffer.is_empty() {
+                self.wait().await?;
+            }
+            // A fast guest and a fast client could go on like this for ever.
+            // Not after each round: the next write is what tells whether there
+            // is shared memory left, and others would not know.
+            rounds += 1;
+            if rounds.is_multiple_of(ROUNDS) {
+                yield_now().await;
+            }
+        }
+    }
+
+    /// Takes what the guest produces, letting it run, until it waits for
+    /// something, has finished, or enough is there.
+    async fn gather(&mut self) -> Result<(), Failure> {
+        while !self.end && self.buffer.len() < GATHER {
+            let body = &mut *self.body;
+            match poll_fn(|cx| Poll::Ready(Pin::new(&mut *body).poll_frame(cx))).await {
+                Poll::Ready(frame) => self.accept(frame)?,
+                Poll::Pending => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits for the guest to produce something.
+    async fn wait(&mut self) -> Result<(), Failure> {
+        let body = &mut *self.body;
+        let frame = timeout(self.idle, poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)));
+        let frame = frame.await.map_err(|_| {
+            Failure::new(
+                Reason::Timeout,
+                format!(
+                    "the guest has sent nothing for {:?} (UNIT_WASM_IDLE_TIMEOUT)",
+                    self.idle
+                ),
+            )
+        })?;
+        self.accept(frame)
+    }
+
+    fn accept(
+        &mut self,
+        frame: Option<Result<http_body::Frame<bytes::Bytes>, Failure>>,
+    ) -> Result<(), Failure> {
+        match frame {
+            Some(frame) => {
+                if let Ok(data) = frame?.into_data() {
+                    self.produced += data.len() as u64;
+                    self.buffer.extend_from_slice(&data);
+                }
+            }
+            None => self.end = true,
+        }
+        let Framing::Length(length) = self.framing else {
+            return Ok(());
+        };
+        let fits = if self.end {
+            self.produced == length
+        } else {
+            self.produced <= length
+        };
+        if fits {
+            return Ok(());
+        }
+        let than = if self.end { "shorter" } else { "longer" };
+        Err(Failure::new(
+            Reason::InvalidResponse,
+            format!(
+                "the body is {than} than its content-length {length}: {} bytes",
+                self.produced
+            ),
+        ))
+    }
+
+    /// Sends the head, with as much of the body as there is if that can be
+    /// done in one message.
+    async fn send_head(&mut self) -> Result<(), Failure> {
+        let Some(head) = self.head.take() else {
+            return Ok(());
+        };
+        let fields: Vec<(&[u8], &[u8])> = head
+            .headers()
+            .iter()
+            .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()))
+            .collect();
+        let alone = head_size(&fields, 0);
+        if alone > PLAIN {
+            // Asking for shared memory when there is none would block.
+            let deadline = Instant::now() + self.idle;
+            while !self.unit.events().may_ask_for_memory(alone) {
+                self.wait_for_memory(deadline, true).await?;
+            }
+        }
+        let whole = head_size(&fields, self.buffer.len());
+        let fits = whole <= CHUNK && self.unit.events().may_ask_for_memory(whole);
+        let content: &[u8] = if whole <= PLAIN || fits {
+            &self.buffer
+        } else {
+            &[]
+        };
+        let status = head.status().as_u16();
+        let mut sent = content.len();
+        let last = self.end && sent == self.buffer.len();
+        let mut made = self.unit.respond(status, &fields, content, last);
+        if made.is_err() && sent > 0 && !self.unit.has_begun() {
+            // libunit has no memory for both; the body may find some later.
+            sent = 0;
+            made = self.unit.respond(status, &fields, &[], false);
+        }
+        made.map_err(broken)?;
+        self.buffer.advance(sent);
+        Ok(())
+    }
+
+    /// Gives Unit what has been gathered.
+    async fn flush(&mut self) -> Result<(), Failure> {
+        if self.buffer.len() <= PLAIN && !self.end && !self.plain.take() {
+            // Too many small pieces: give the guest time to make a large one.
+            sleep(PLAIN_PERIOD).await;
+            return Ok(());
+        }
+        let mut deadline = Instant::now() + self.idle;
+        while !self.buffer.is_empty() {
+            let written = self.unit.write(&self.buffer).map_err(broken)?;
+            self.buffer.advance(written);
+            if written > 0 {
+                deadline = Instant::now() + self.idle;
+            }
+            if written == 0 && self.plain.take() {
+                // Others have taken all shared memory, and can keep it for
+                // long. This response goes on in small pieces, as far as it is
+                // allowed any.
+                let piece = self.buffer.get(..PLAIN).unwrap_or(&self.buffer);
+                let written = self.unit.write(piece).map_err(broken)?;
+                self.buffer.advance(written);
+                deadline = Instant::now() + self.idle;
+            } else if !self.buffer.is_empty() {
+                self.wait_for_memory(deadline, false).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until it may be worth asking for shared memory again.
+    async fn wait_for_memory(&self, deadline: Instant, head: bool) -> Result<(), Failure> {
+        let mut waiting = false;
+        let again = poll_fn(|cx| {
+            if std::mem::replace(&mut waiting, true) {
+                return Poll::Ready(());
+            }
+            self.unit.events().wait_for_memory(cx.waker(), head);
+            Poll::Pending
+        });
+        timeout_at(deadline, again).await.map_err(|_| {
+            Failure::new(
+                Reason::Timeout,
+                format!(
+                    "the client has taken nothing for {:?} (UNIT_WASM_IDLE_TIMEOUT)",
+                    self.idle
+                ),
+            )
+        })
+    }
+
+    /// Sends a head that no body may follow. What the guest produces is
+    /// dropped.
+    async fn send_without_body(&mut self, is_head: bool) -> Result<(), Failure> {
+        let lacks_length = |head: &Response<()>| !head.headers().contains_key(CONTENT_LENGTH);
+        if is_head && self.head.as_ref().is_some_and(lacks_length) {
+            // Without a length Unit would frame a body. The right one is that
+            // of the body a GET would get, which the guest may be producing.
+            let count = timeout(HEAD_TIME, self.count()).await;
+            let length = match count {
+                Ok(result) => result?,
+                Err(_) => 0,
+            };
+            if let Some(head) = &mut self.head {
+                let length = HeaderValue::from(length);
+                head.headers_mut().insert(CONTENT_LENGTH, length);
+            }
+        }
+        self.buffer.clear();
+        self.end = true;
+        self.send_head().await
+    }
+
+    /// The length of the body, or 0 if it is too long to be worth the wait.
+    async fn count(&mut self) -> Result<u64, Failure> {
+        while !self.end {
+            self.wait().await?;
+            self.buffer.clear();
+            if self.produced > HEAD_COUNT {
+                return Ok(0);
+            }
+        }
+        Ok(self.produced)
+    }
+}
+
+fn broken(error: SendError) -> Failure {
+    Failure::new(
+        Reason::InvalidResponse,
+        format!("Unit has not taken the response: {error}"),
+    )
+}
+
+/// Lets so many through at once, and one more per period.
+struct Bucket {
+    left: u32,
+    since: Instant,
+}
+
+impl Bucket {
+    fn new() -> Self {
+        Self {
+            left: PLAIN_BURST,
+            since: Instant::now(),
+        }
+    }
+
+    fn take(&mut self) -> bool {
+        let periods = self.since.elapsed().as_millis() / PLAIN_PERIOD.as_millis();
+        if periods > 0 {
+            let gained = u32::try_from(periods).unwrap_or(PLAIN_BURST);
+            self.left = self.left.saturating_add(gained).min(PLAIN_BURST);
+            self.since = Instant::now();
+        }
+        let allowed = self.left > 0;
+        self.left = self.left.saturating_sub(1);
+        allowed
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true, flavor = "current_thread")]
+    async fn small_pieces_are_limited_in_number_then_in_rate() {
+        let mut bucket = Bucket::new();
+        for _ in 0..PLAIN_BURST {
+            assert!(bucket.take());
+        }
+        assert!(!bucket.take());
+        tokio::time::advance(PLAIN_PERIOD * 2).await;
+        assert!(bucket.take());
+        assert!(bucket.take());
+        assert!(!bucket.take());
+        tokio::time::advance(PLAIN_PERIOD * 1000).await;
+        assert!((0..PLAIN_BURST).all(|_| bucket.take()));
+        assert!(!bucket.take());
+    }
+}

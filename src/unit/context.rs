@@ -1,0 +1,453 @@
+//! libunit contexts: where requests come from.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::ffi::c_int;
+use std::mem::MaybeUninit;
+use std::os::fd::RawFd;
+use std::ptr::{self, NonNull};
+use std::rc::Rc;
+use std::task::Waker;
+
+use nxt_unit_sys as sys;
+
+use super::guard::guard;
+use super::module::Task;
+use super::request::Request;
+
+/// Shared memory is given back in chunks of this size, at least.
+pub const CHUNK: usize = 16 * 1024;
+
+/// What is known of the shared memory of this process. libunit cannot be asked.
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
+enum Memory {
+    /// The last write has found what it needed.
+    #[default]
+    Enough,
+    /// It had run out; a little was given back since.
+    Returned,
+    /// The last write has not found what it needed.
+    Exhausted,
+}
+
+/// What libunit has told a context and its event loop has not yet acted on.
+///
+/// Lives on the context's thread; callbacks write it, the event loop reads it.
+#[derive(Default)]
+pub struct Events {
+    requests: RefCell<VecDeque<Request>>,
+    read_port: Cell<Option<Port>>,
+    shared_port: Cell<Option<Port>>,
+    ready: Cell<bool>,
+    draining: Cell<bool>,
+    quit: Cell<bool>,
+    memory: Cell<Memory>,
+    heads: RefCell<Vec<Waker>>,
+    bodies: RefCell<Vec<Waker>>,
+    is_main: bool,
+    /// The context is gone, and all its requests with it.
+    closed: Cell<bool>,
+}
+
+impl Events {
+    fn new(is_main: bool) -> Rc<Self> {
+        Rc::new(Self {
+            is_main,
+            ..Self::default()
+        })
+    }
+
+    /// The context is gone: nothing may be called for its requests any more.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// The next request to serve.
+    pub fn next_request(&self) -> Option<Request> {
+        self.requests.borrow_mut().pop_front()
+    }
+
+    /// Whether there is a next request.
+    pub fn has_requests(&self) -> bool {
+        !self.requests.borrow().is_empty()
+    }
+
+    /// The port on which this context alone is spoken to.
+    pub fn read_port(&self) -> Option<Port> {
+        self.read_port.get()
+    }
+
+    /// The port on which requests for the application arrive. Before this is
+    /// some and [`Events::is_ready`], taking from it does nothing.
+    pub fn shared_port(&self) -> Option<Port> {
+        self.shared_port.get()
+    }
+
+    /// The router knows this context: requests may be taken.
+    pub fn is_ready(&self) -> bool {
+        self.ready.get()
+    }
+
+    /// No more requests will come; those in flight are to be finished.
+    pub fn is_draining(&self) -> bool {
+        self.draining.get() || self.quit.get()
+    }
+
+    /// libunit has no further use for this context.
+    pub fn has_quit(&self) -> bool {
+        self.quit.get()
+    }
+
+    /// Whether a libunit call that needs `bytes` of shared memory in one piece,
+    /// and would wait for it, may be made. Only [`Request::write`] never waits.
+    ///
+    /// More than a chunk may not be there in one piece though there is plenty.
+    pub fn may_ask_for_memory(&self, bytes: usize) -> bool {
+        match self.memory.get() {
+            Memory::Enough => true,
+            Memory::Returned => bytes <= CHUNK,
+            Memory::Exhausted => false,
+        }
+    }
+
+    /// Such a call has been made. What was given back may be used up by it.
+    pub(super) fn asked_for_memory(&self) {
+        if self.memory.get() == Memory::Returned {
+            self.memory.set(Memory::Exhausted);
+        }
+    }
+
+    /// A write that needs shared memory was taken as a whole, or not.
+    pub(super) fn wrote(&self, whole: bool) {
+        self.memory.set(if whole {
+            Memory::Enough
+        } else {
+            Memory::Exhausted
+        });
+    }
+
+    /// `waker` is woken when it may be worth asking for shared memory again.
+    /// Heads go first: they need little, and may only ask right after some was
+    /// given back, while bodies may always try.
+    pub fn wait_for_memory(&self, waker: &Waker, head: bool) {
+        let waiting = if head { &self.heads } else { &self.bodies };
+        let mut waiting = waiting.borrow_mut();
+        if !waiting.iter().any(|w| w.will_wake(waker)) {
+            waiting.push(waker.clone());
+        }
+    }
+
+    /// Shared memory was given back, or it is time to look whether it was.
+    pub fn memory_returned(&self) {
+        if self.memory.get() == Memory::Exhausted {
+            self.memory.set(Memory::Returned);
+        }
+        for waiting in [&self.heads, &self.bodies] {
+            let wakers = waiting.take();
+            wakers.into_iter().for_each(Waker::wake);
+        }
+    }
+
+    /// Lets those that wait for shared memory look for it themselves, in case
+    /// an acknowledgement was lost. Bodies can do so without waiting; heads
+    /// have to trust them, unless there are none.
+    pub fn look_for_memory(&self) {
+        if self.bodies.borrow().is_empty() {
+            return self.memory_returned();
+        }
+        let bodies = self.bodies.take();
+        bodies.into_iter().for_each(Waker::wake);
+    }
+
+    /// Whether anything waits for shared memory.
+    pub fn has_memory_waiters(&self) -> bool {
+        !self.heads.borrow().is_empty() || !self.bodies.borrow().is_empty()
+    }
+}
+
+/// A port of libunit with a descriptor to wait on.
+///
+/// Valid as long as its context.
+#[derive(Clone, Copy)]
+pub struct Port {
+    raw: NonNull<sys::nxt_unit_port_t>,
+    fd: RawFd,
+}
+
+impl Port {
+    /// Becomes readable when [`Context::process`] is worth calling.
+    pub fn fd(self) -> RawFd {
+        self.fd
+    }
+}
+
+/// What became of one attempt to process a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Processed {
+    /// A message was processed; there may be more.
+    Message,
+    /// There is none.
+    Nothing,
+    /// The port is broken.
+    Failed,
+}
+
+/// A libunit context, to be used on the thread that made it.
+pub struct Context {
+    raw: NonNull<sys::nxt_unit_ctx_t>,
+    events: Rc<Events>,
+}
+
+/// Names the main context to the threads that allocate their own from it.
+///
+/// Allocating is the one thing it allows: `nxt_unit_ctx_alloc` touches only
+/// state of the library that libunit guards with a mutex. The main context
+/// must outlive all others, since they share its state.
+#[derive(Clone, Copy)]
+pub struct MainContext(NonNull<sys::nxt_unit_ctx_t>);
+
+// SAFETY: the pointer is only ever passed to `nxt_unit_ctx_alloc`, which may
+// be called on any thread: Unit's own modules for threaded languages do.
+unsafe impl Send for MainContext {}
+
+impl Context {
+    /// Initialises libunit for the application in `task` and makes its main
+    /// context. Says READY to Unit, so everything else must be set up.
+    ///
+    /// # Errors
+    ///
+    /// The name of the libunit function that failed; libunit logs why.
+    pub fn init(task: &Task<'_>) -> Result<Self, &'static str> {
+        let events = Events::new(true);
+        let mut init = MaybeUninit::<sys::nxt_unit_init_t>::zeroed();
+        // SAFETY: the task and its configuration are live while `task` is;
+        // `init` is ours and may hold anything before.
+        let rc = unsafe { sys::nxt_unit_default_init(task.task(), init.as_mut_ptr(), task.conf()) };
+        if rc != super::module::OK {
+            return Err("nxt_unit_default_init");
+        }
+        // SAFETY: `nxt_unit_default_init` has cleared and filled it.
+        let mut init = unsafe { init.assume_init() };
+        init.ctx_data = Rc::as_ptr(&events).cast_mut().cast();
+        init.callbacks.request_handler = Some(on_request);
+        init.callbacks.add_port = Some(on_add_port);
+        init.callbacks.remove_port = Some(on_remove_port);
+        init.callbacks.ready_handler = Some(on_ready);
+        init.callbacks.quit = Some(on_quit);
+        init.callbacks.shm_ack_handler = Some(on_shm_ack);
+        // Its presence keeps libunit from finishing requests on its own when
+        // it quits: they are ours to answer within the drain time.
+        init.callbacks.close_handler = Some(on_close);
+        // SAFETY: `init` is complete. The context keeps `ctx_data`, which
+        // `events` keeps alive until after `nxt_unit_done`.
+        let raw = unsafe { sys::nxt_unit_init(&raw mut init) };
+        let raw = NonNull::new(raw).ok_or("nxt_unit_init")?;
+        Ok(Self { raw, events })
+    }
+
+    /// A further context of this process, for the calling thread.
+    ///
+    /// # Errors
+    ///
+    /// The name of the libunit function that failed.
+    pub fn alloc(main: MainContext) -> Result<Self, &'static str> {
+        let events = Events::new(false);
+        let data = Rc::as_ptr(&events).cast_mut().cast();
+        // SAFETY: the main context outlives this one (see `MainContext`);
+        // `data` is kept alive until after `nxt_unit_done`.
+        let raw = unsafe { sys::nxt_unit_ctx_alloc(main.0.as_ptr(), data) };
+        let raw = NonNull::new(raw).ok_or("nxt_unit_ctx_alloc")?;
+        Ok(Self { raw, events })
+    }
+
+    /// For [`Context::alloc`] on other threads. Only for the context that
+    /// [`Context::init`] made, and only for threads that end before it does.
+    pub fn as_main(&self) -> MainContext {
+        MainContext(self.raw)
+    }
+
+    /// What libunit has reported.
+    pub fn events(&self) -> &Rc<Events> {
+        &self.events
+    }
+
+    /// Receives and processes one message of `port`, if there is one.
+    pub fn process(&self, port: Port) -> Processed {
+        // SAFETY: the context is live, this is its thread, and the port is
+        // one of its own, which libunit keeps until `nxt_unit_done`.
+        let rc = unsafe { sys::nxt_unit_process_port_msg(self.raw.as_ptr(), port.raw.as_ptr()) };
+        match u32::try_from(rc) {
+            Ok(sys::NXT_UNIT_OK) => Processed::Message,
+            Ok(sys::NXT_UNIT_AGAIN) => Processed::Nothing,
+            _ => Processed::Failed,
+        }
+    }
+}
+
+impl Drop for Context {
+    fn drop(&mut self) {
+        // Requests must be finished before their context is. Those that
+        // somebody still holds are finished by `nxt_unit_done`.
+        // Taken out first, as finishing them can call back.
+        let requests = self.events.requests.take();
+        drop(requests);
+        self.events.closed.set(true);
+        if let Some(port) = self.events.read_port() {
+            discard(port.fd);
+        }
+        // SAFETY: made by `init` or `alloc`, on this thread, and not used
+        // after. `events`, which callbacks may still write, is dropped later.
+        unsafe { sys::nxt_unit_done(self.raw.as_ptr()) };
+    }
+}
+
+/// The events of the context that a callback is called for.
+///
+/// # Safety
+///
+/// `ctx` must be null or a live context made by this module.
+unsafe fn events<'a>(ctx: *mut sys::nxt_unit_ctx_t) -> Option<&'a Events> {
+    let ctx = NonNull::new(ctx)?;
+    // SAFETY: live by contract.
+    let data = unsafe { ctx.as_ref() }.data.cast::<Events>();
+    // SAFETY: `init` and `alloc` set `data` to events that outlive the
+    // context, and callbacks run on the context's thread.
+    unsafe { data.as_ref() }
+}
+
+unsafe extern "C" fn on_request(raw: *mut sys::nxt_unit_request_info_t) {
+    guard("request_handler", (), || {
+        // SAFETY: libunit passes a new request that nobody else has, on the
+        // thread of its context.
+        if let Some((request, events)) = unsafe { Request::adopt(raw) } {
+            events.requests.borrow_mut().push_back(request);
+        }
+    });
+}
+
+unsafe extern "C" fn on_add_port(
+    ctx: *mut sys::nxt_unit_ctx_t,
+    raw: *mut sys::nxt_unit_port_t,
+) -> c_int {
+    guard("add_port", (), || {
+        // SAFETY: called with a live context of ours.
+        let events = unsafe { events(ctx) };
+        let (Some(events), Some(raw)) = (events, NonNull::new(raw)) else {
+            return;
+        };
+        // SAFETY: live for the call, and only read.
+        let port = unsafe { raw.as_ref() };
+        // The router's port and ports to answer on have nothing to receive.
+        if port.in_fd < 0 {
+            return;
+        }
+        let known = Port {
+            raw,
+            fd: port.in_fd,
+        };
+        if u32::from(port.id.id) == SHARED_PORT_ID {
+            events.shared_port.set(Some(known));
+            // The main context hears from `ready_handler`, which nobody else
+            // does, that the router has acknowledged it; the others are given
+            // the shared port only then.
+            if !events.is_main {
+                events.ready.set(true);
+            }
+        } else {
+            set_nonblocking(port.in_fd);
+            events.read_port.set(Some(known));
+        }
+    });
+    OK
+}
+
+unsafe extern "C" fn on_remove_port(
+    _unit: *mut sys::nxt_unit_t,
+    ctx: *mut sys::nxt_unit_ctx_t,
+    raw: *mut sys::nxt_unit_port_t,
+) {
+    guard("remove_port", (), || {
+        // SAFETY: called with null or a live context of ours.
+        let Some(events) = (unsafe { events(ctx) }) else {
+            return;
+        };
+        let is_shared = events
+            .shared_port
+            .get()
+            .is_some_and(|port| ptr::eq(port.raw.as_ptr(), raw));
+        // The removal of the shared port is how a drain begins. The read
+        // port stays usable until `nxt_unit_done`, for acknowledgements.
+        if is_shared {
+            events.draining.set(true);
+        }
+    });
+}
+
+unsafe extern "C" fn on_ready(ctx: *mut sys::nxt_unit_ctx_t) -> c_int {
+    guard("ready_handler", (), || {
+        // SAFETY: called with the live main context.
+        if let Some(events) = unsafe { events(ctx) } {
+            events.ready.set(true);
+        }
+    });
+    OK
+}
+
+unsafe extern "C" fn on_quit(ctx: *mut sys::nxt_unit_ctx_t) {
+    guard("quit", (), || {
+        // SAFETY: called with a live context of ours.
+        if let Some(events) = unsafe { events(ctx) } {
+            events.quit.set(true);
+        }
+    });
+}
+
+unsafe extern "C" fn on_shm_ack(ctx: *mut sys::nxt_unit_ctx_t) {
+    guard("shm_ack_handler", (), || {
+        // SAFETY: called with a live context of ours.
+        if let Some(events) = unsafe { events(ctx) } {
+            events.memory_returned();
+        }
+    });
+}
+
+/// Nothing to do: the request stays ours, and is answered or failed when the
+/// process has drained.
+unsafe extern "C" fn on_close(_request: *mut sys::nxt_unit_request_info_t) {}
+
+const OK: c_int = sys::NXT_UNIT_OK as c_int;
+
+/// `NXT_UNIT_SHARED_PORT_ID`, which is a cast in Unit's header.
+const SHARED_PORT_ID: u32 = 0xffff;
+
+/// Empties the socket of a read port that is about to be closed. What is in
+/// there would make its senders fail with a reset connection, which unitd
+/// reports as an alert of its own. The port's queue stays as it is.
+fn discard(fd: RawFd) {
+    let mut bytes = [0_u8; 64];
+    loop {
+        // SAFETY: `bytes` is ours and as long as said. Descriptors that came
+        // with a message are closed by the kernel, as no room is given.
+        let read = unsafe {
+            libc::recv(
+                fd,
+                bytes.as_mut_ptr().cast(),
+                bytes.len(),
+                libc::MSG_DONTWAIT,
+            )
+        };
+        if read <= 0 {
+            return;
+        }
+    }
+}
+
+/// Read ports arrive blocking, which an event loop cannot use.
+fn set_nonblocking(fd: RawFd) {
+    // SAFETY: F_GETFL takes no further argument.
+    let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
+    if flags >= 0 {
+        // SAFETY: F_SETFL takes an int.
+        unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) };
+    }
+}

@@ -1,0 +1,379 @@
+//! One request of libunit, and the response to it.
+
+use std::ffi::{c_char, c_int};
+use std::fs::File;
+use std::mem::ManuallyDrop;
+use std::os::fd::BorrowedFd;
+use std::ptr::{self, NonNull};
+use std::rc::Rc;
+use std::slice;
+
+use nxt_unit_sys as sys;
+
+use super::context::Events;
+
+/// A libunit call for a response failed; libunit has logged why. Only
+/// [`Request::done`] with `false` can follow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0} failed")]
+pub struct SendError(pub &'static str);
+
+/// The body of a request.
+#[derive(Debug)]
+pub enum Content {
+    /// In memory, all of it.
+    Memory(Vec<u8>),
+    /// In a file, from its beginning; a descriptor of our own.
+    File(File, u64),
+}
+
+/// A request that has not been answered to the end.
+///
+/// Dropping it fails it: the client gets 503 if nothing was sent, and a
+/// broken response otherwise.
+pub struct Request {
+    raw: NonNull<sys::nxt_unit_request_info_t>,
+    events: Rc<Events>,
+    /// Something of the response has gone out, or may have.
+    begun: bool,
+}
+
+impl Request {
+    /// Takes over a request from the handler that libunit calls, with the
+    /// events of its context.
+    ///
+    /// # Safety
+    ///
+    /// `raw` must be null or a request that was just handed to the request
+    /// handler of one of our contexts, on the context's thread.
+    pub(super) unsafe fn adopt(
+        raw: *mut sys::nxt_unit_request_info_t,
+    ) -> Option<(Self, Rc<Events>)> {
+        let raw = NonNull::new(raw)?;
+        // SAFETY: a live request by contract; only read.
+        let ctx = NonNull::new(unsafe { raw.as_ref() }.ctx)?;
+        // SAFETY: the request's context is live.
+        let data = unsafe { ctx.as_ref() }.data.cast::<Events>();
+        if data.is_null() {
+            return None;
+        }
+        // SAFETY: `data` comes from `Rc::as_ptr` of events that the context
+        // keeps alive; the count is raised for the `Rc` made below.
+        unsafe { Rc::increment_strong_count(data) };
+        // SAFETY: as above; this is the thread that made the `Rc`.
+        let events = unsafe { Rc::from_raw(data) };
+        let request = Self {
+            raw,
+            events: Rc::clone(&events),
+            begun: false,
+        };
+        Some((request, events))
+    }
+
+    /// What libunit has reported to the request's context.
+    pub fn events(&self) -> &Events {
+        &self.events
+    }
+
+    /// Whether a response head has been given to Unit, so that no other
+    /// answer can be.
+    pub fn has_begun(&self) -> bool {
+        self.begun
+    }
+
+    fn info(&self) -> &sys::nxt_unit_request_info_t {
+        // SAFETY: libunit keeps it until the request is done: by `finish`, which
+        // consumes `self`, or by `nxt_unit_done`, when the context is dropped.
+        // The second is why the event loop drops its exchanges, and with them
+        // all requests, before its context (`worker::serve`). Nobody writes it
+        // meanwhile but libunit calls that take `&mut self`.
+        unsafe { self.raw.as_ref() }
+    }
+
+    fn head(&self) -> &sys::nxt_unit_request_t {
+        // SAFETY: libunit sets it before the request handler is called and
+        // keeps it as long as the request.
+        unsafe { &*self.info().request }
+    }
+
+    /// The method as sent.
+    pub fn method(&self) -> &[u8] {
+        let head = self.head();
+        // SAFETY: pointer and length belong together.
+        unsafe { bytes(&head.method, u32::from(head.method_length)) }
+    }
+
+    /// The request target as sent, with its query.
+    pub fn target(&self) -> &[u8] {
+        let head = self.head();
+        // SAFETY: pointer and length belong together.
+        unsafe { bytes(&head.target, head.target_length) }
+    }
+
+    /// The host name from the Host field, lower-cased and without port, or
+    /// `localhost`.
+    pub fn server_name(&self) -> &[u8] {
+        let head = self.head();
+        // SAFETY: pointer and length belong together.
+        unsafe { bytes(&head.server_name, head.server_name_length) }
+    }
+
+    /// The client's address, without port.
+    pub fn remote(&self) -> &[u8] {
+        let head = self.head();
+        // SAFETY: pointer and length belong together.
+        unsafe { bytes(&head.remote, u32::from(head.remote_length)) }
+    }
+
+    /// Whether the client's connection is encrypted.
+    pub fn is_tls(&self) -> bool {
+        self.head().tls != 0
+    }
+
+    /// Header fields in the order received, names as sent.
+    pub fn fields(&self) -> Fields<'_> {
+        let head = self.head();
+        let count = usize::try_from(head.fields_count).unwrap_or(0);
+        // SAFETY: so many fields follow the head, as libunit says.
+        Fields(unsafe { slice::from_raw_parts(head.fields.as_ptr(), count) }.iter())
+    }
+
+    /// The body. Reading it from memory consumes it.
+    ///
+    /// # Errors
+    ///
+    /// The operating system's, if the descriptor cannot be duplicated or the
+    /// body cannot be read.
+    pub fn content(&mut self) -> std::io::Result<Content> {
+        let info = self.info();
+        let length = info.content_length;
+        if info.content_fd >= 0 {
+            // SAFETY: open as long as the request is not done.
+            let fd = unsafe { BorrowedFd::borrow_raw(info.content_fd) };
+            return Ok(Content::File(File::from(fd.try_clone_to_owned()?), length));
+        }
+        let length = usize::try_from(length).unwrap_or(0);
+        let mut content = vec![0_u8; length];
+        let mut filled = 0;
+        while let Some(rest) = content.get_mut(filled..).filter(|rest| !rest.is_empty()) {
+            // SAFETY: `rest` is ours and as long as said; the request is live.
+            let read = unsafe {
+                sys::nxt_unit_request_read(self.raw.as_ptr(), rest.as_mut_ptr().cast(), rest.len())
+            };
+            match usize::try_from(read) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(_) => return Err(std::io::Error::other("nxt_unit_request_read failed")),
+            }
+        }
+        if filled < length {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(Content::Memory(content))
+    }
+
+    /// Makes the response head, with the beginning of the body or all of it
+    /// in the same message, and sends it unless `last`: then [`Request::done`]
+    /// sends it together with the end of the response.
+    ///
+    /// Blocks if it takes more than [`PLAIN`] bytes together and shared memory
+    /// has run out: see [`head_size`] and [`Events::may_ask_for_memory`]. Names
+    /// longer than 255 bytes are refused.
+    ///
+    /// # Errors
+    ///
+    /// The libunit function that failed.
+    pub fn respond(
+        &mut self,
+        status: u16,
+        fields: &[(&[u8], &[u8])],
+        content: &[u8],
+        last: bool,
+    ) -> Result<(), SendError> {
+        if self.events.is_closed() {
+            return Err(SendError("the context is closed, nxt_unit_response_init"));
+        }
+        let raw = self.raw.as_ptr();
+        let bytes: usize = fields.iter().map(|(n, v)| n.len() + v.len()).sum();
+        let count = u32::try_from(fields.len());
+        let size = u32::try_from(bytes.saturating_add(content.len()));
+        let (Ok(count), Ok(size)) = (count, size) else {
+            return Err(SendError(
+                "a response head of that size, nxt_unit_response_init",
+            ));
+        };
+        if head_size(fields, content.len()) > PLAIN {
+            self.events.asked_for_memory();
+        }
+        // SAFETY: the request is live, on its thread, without a response.
+        let rc = unsafe { sys::nxt_unit_response_init(raw, status, count, size) };
+        check(rc, "nxt_unit_response_init")?;
+        // From here on only `done` can follow a failure.
+        self.begun = true;
+        for (name, value) in fields {
+            let (Ok(name_length), Ok(value_length)) =
+                (u8::try_from(name.len()), u32::try_from(value.len()))
+            else {
+                return Err(SendError(
+                    "a field of that size, nxt_unit_response_add_field",
+                ));
+            };
+            // SAFETY: both pointers are to as many bytes as said.
+            let rc = unsafe {
+                sys::nxt_unit_response_add_field(
+                    raw,
+                    name.as_ptr().cast::<c_char>(),
+                    name_length,
+                    value.as_ptr().cast::<c_char>(),
+                    value_length,
+                )
+            };
+            check(rc, "nxt_unit_response_add_field")?;
+        }
+        if let Ok(length @ 1..) = u32::try_from(content.len()) {
+            // SAFETY: the pointer is to as many bytes as said.
+            let rc =
+                unsafe { sys::nxt_unit_response_add_content(raw, content.as_ptr().cast(), length) };
+            check(rc, "nxt_unit_response_add_content")?;
+        }
+        if !last {
+            // SAFETY: the response has been made above.
+            let rc = unsafe { sys::nxt_unit_response_send(raw) };
+            check(rc, "nxt_unit_response_send")?;
+        }
+        Ok(())
+    }
+
+    /// Sends a piece of the body, after the head, without ever waiting.
+    /// Returns how many bytes were taken: all, fewer, or none if shared memory
+    /// has run out. Pieces of up to [`PLAIN`] bytes need none and are always
+    /// taken.
+    ///
+    /// # Errors
+    ///
+    /// The response is broken; only [`Request::done`] with `false` can follow.
+    pub fn write(&mut self, piece: &[u8]) -> Result<usize, SendError> {
+        const NAME: &str = "nxt_unit_response_write_nb";
+        if self.events.is_closed() {
+            return Err(SendError(NAME));
+        }
+        // SAFETY: the request is live and on its thread, its head has been
+        // sent, and the pointer is to as many bytes as said.
+        let written = unsafe {
+            sys::nxt_unit_response_write_nb(
+                self.raw.as_ptr(),
+                piece.as_ptr().cast(),
+                piece.len(),
+                0,
+            )
+        };
+        let written = usize::try_from(written)
+            .ok()
+            .filter(|&written| written <= piece.len())
+            .ok_or(SendError(NAME))?;
+        if piece.len() > PLAIN {
+            self.events.wrote(written == piece.len());
+        }
+        Ok(written)
+    }
+
+    /// Finishes the request: `complete` says that the response is as the
+    /// client should have it.
+    pub fn done(self, complete: bool) {
+        let mut this = ManuallyDrop::new(self);
+        this.finish(complete);
+        // SAFETY: `this` is never used or dropped again, so the count is
+        // lowered once.
+        unsafe { ptr::drop_in_place(&raw mut this.events) };
+    }
+
+    /// To be called once, as the last thing done with a request.
+    fn finish(&mut self, complete: bool) {
+        if self.events.is_closed() {
+            return;
+        }
+        let rc = if complete {
+            sys::NXT_UNIT_OK
+        } else {
+            sys::NXT_UNIT_ERROR
+        };
+        // SAFETY: the request is live and on its thread; both callers consume
+        // it, so this happens once and nothing follows.
+        unsafe {
+            sys::nxt_unit_request_done(self.raw.as_ptr(), c_int::try_from(rc).unwrap_or(1));
+        }
+    }
+}
+
+impl Drop for Request {
+    fn drop(&mut self) {
+        self.finish(false);
+    }
+}
+
+/// Bytes of the largest message that libunit sends without shared memory.
+pub const PLAIN: usize = 1024;
+
+/// Bytes of `nxt_unit_response_t` before its fields.
+const RESPONSE: usize = 24;
+
+/// Bytes of the message that carries a response head and the content sent
+/// with it. Messages of up to [`PLAIN`] bytes need no shared memory.
+///
+/// From `nxt_unit_response_init`: the response structure, then per field its
+/// structure and the bytes of name and value, each followed by a NUL.
+pub fn head_size(fields: &[(&[u8], &[u8])], content: usize) -> usize {
+    let per_field = size_of::<sys::nxt_unit_field_t>() + 2;
+    fields
+        .iter()
+        .map(|(name, value)| per_field + name.len() + value.len())
+        .fold(RESPONSE + content, usize::saturating_add)
+}
+
+fn check(rc: c_int, what: &'static str) -> Result<(), SendError> {
+    if u32::try_from(rc) == Ok(sys::NXT_UNIT_OK) {
+        Ok(())
+    } else {
+        Err(SendError(what))
+    }
+}
+
+/// The bytes that a serialized pointer points to: they lie behind it, at an
+/// offset from its own address.
+///
+/// # Safety
+///
+/// `length` bytes must live there, as long as `pointer` does.
+unsafe fn bytes(pointer: &sys::nxt_unit_sptr_t, length: u32) -> &[u8] {
+    let length = usize::try_from(length).unwrap_or(0);
+    if length == 0 {
+        return &[];
+    }
+    // SAFETY: both members of the union are plain integers.
+    let offset = unsafe { pointer.offset };
+    let base = ptr::from_ref(pointer).cast::<u8>();
+    // The bytes lie outside of `pointer` itself, in the same message buffer.
+    let start = base.wrapping_add(usize::try_from(offset).unwrap_or(0));
+    // SAFETY: alive and long enough by contract.
+    unsafe { slice::from_raw_parts(start, length) }
+}
+
+/// Iterator over header fields: name and value.
+pub struct Fields<'a>(slice::Iter<'a, sys::nxt_unit_field_t>);
+
+impl<'a> Iterator for Fields<'a> {
+    type Item = (&'a [u8], &'a [u8]);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let field = self.0.next()?;
+        // SAFETY: pointer and length of a field belong together.
+        let name = unsafe { bytes(&field.name, u32::from(field.name_length)) };
+        // SAFETY: as above.
+        let value = unsafe { bytes(&field.value, field.value_length) };
+        Some((name, value))
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        self.0.size_hint()
+    }
+}

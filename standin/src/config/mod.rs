@@ -1,0 +1,4 @@
+//! The configuration as JSON.
+
+pub mod path;
+pub mod validate;

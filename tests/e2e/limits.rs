@@ -1,0 +1,139 @@
+//! Limits: what goes over them is stopped in time, and alone.
+
+use std::thread;
+use std::time::{Duration, Instant};
+
+use harness::http::Error;
+use harness::load::{Load, body_of};
+use harness::{App, Host, Request, Server};
+
+use crate::failures::{assert_generic, before_headers};
+use crate::{Case, cases};
+
+pub fn cases() -> Vec<Case> {
+    cases!["limits", All:
+        hanging_guest,
+        spinning_guest,
+        guest_that_fills_memory_over_and_over,
+        fuel,
+        memory_taken_bit_by_bit,
+        memory_taken_at_once,
+        waiting_is_not_cpu_time,
+        uploading_is_not_the_guests_time,
+        silence_within_a_response,
+        spinning_after_the_response,
+        stops_come_in_time,
+    ]
+}
+
+fn hanging_guest(host: &Host) {
+    let app = App::lab().env("UNIT_WASM_TIMEOUT", "1s");
+    before_headers(host, app, "/hang", 504, "timeout");
+}
+
+fn spinning_guest(host: &Host) {
+    let app = App::lab().env("UNIT_WASM_CPU_TIME", "1s");
+    before_headers(host, app, "/spin", 504, "cpu-time");
+}
+
+fn guest_that_fills_memory_over_and_over(host: &Host) {
+    let app = App::lab().env("UNIT_WASM_CPU_TIME", "1s");
+    before_headers(host, app, "/fill", 504, "cpu-time");
+}
+
+fn fuel(host: &Host) {
+    let app = App::lab().env("UNIT_WASM_FUEL", "300000000");
+    before_headers(host, app, "/spin", 504, "fuel");
+}
+
+fn memory_taken_bit_by_bit(host: &Host) {
+    let app = App::lab().env("UNIT_WASM_MEMORY", "64MiB");
+    before_headers(host, app, "/alloc-forever", 500, "memory");
+}
+
+fn memory_taken_at_once(host: &Host) {
+    let server = Server::start(host, App::lab().env("UNIT_WASM_MEMORY", "64MiB"));
+    let neighbours = Load::neighbours(server.addr());
+    assert_eq!(server.get("/alloc?mib=32").ok().text(), "ok\n");
+    let request = Request::get("/alloc?mib=65").header("x-request-id", "large");
+    let response = server.send(&request);
+    assert_eq!(response.status(), 500);
+    assert_generic(&response);
+    let failure = server.log.expect_failure("large");
+    assert_eq!(failure.reason, "memory", "{failure:?}");
+    assert_eq!(server.get("/alloc?mib=32").ok().text(), "ok\n");
+    neighbours.stop().assert_clean();
+    server.finish();
+}
+
+fn waiting_is_not_cpu_time(host: &Host) {
+    let server = Server::start(host, App::lab().env("UNIT_WASM_CPU_TIME", "1s"));
+    assert_eq!(server.get("/sleep?ms=3000").ok().text(), "slept\n");
+    server.finish();
+}
+
+fn uploading_is_not_the_guests_time(host: &Host) {
+    let server = Server::start(host, App::lab().env("UNIT_WASM_TIMEOUT", "1s"));
+    let body = body_of(1, 100_000);
+    let request = Request::post("/echo", body.clone());
+    let mut conn = server.connect();
+    conn.send(&request.head_bytes()).unwrap();
+    for piece in body.chunks(20_000) {
+        thread::sleep(Duration::from_millis(500));
+        conn.send(piece).unwrap();
+    }
+    assert!(conn.read_response(false).unwrap().ok().body == body);
+    drop(conn);
+    server.finish();
+}
+
+fn silence_within_a_response(host: &Host) {
+    let server = Server::start(host, App::lab().env("UNIT_WASM_IDLE_TIMEOUT", "1s"));
+    let mut conn = server.connect();
+    let lively = Request::get("/sse?events=6&interval=400");
+    let text = conn.exchange(&lively).unwrap().ok().text();
+    assert_eq!(text.matches("data: ").count(), 6);
+    let silent = Request::get("/sse?events=2&interval=20000");
+    let begin = Instant::now();
+    let result = conn.exchange(&silent.header("x-request-id", "silent"));
+    assert!(matches!(result, Err(Error::Truncated { .. })), "{result:?}");
+    assert!(
+        begin.elapsed() < Duration::from_secs(10),
+        "{:?}",
+        begin.elapsed()
+    );
+    let failure = server.log.expect_failure("silent");
+    assert_eq!(failure.reason, "timeout", "{failure:?}");
+    assert_eq!(failure.status, "truncated", "{failure:?}");
+    server.finish();
+}
+
+fn spinning_after_the_response(host: &Host) {
+    let server = Server::start(host, App::lab().env("UNIT_WASM_CPU_TIME", "2s"));
+    let neighbours = Load::neighbours(server.addr());
+    let request = Request::get("/after?how=spin").header("x-request-id", "after");
+    server.send(&request).ok();
+    let failure = server.log.expect_failure("after");
+    assert_eq!(failure.reason, "cpu-time", "{failure:?}");
+    neighbours.stop().assert_clean();
+    server.finish();
+}
+
+/// No earlier than the limit, and not much later even on a busy machine.
+fn stops_come_in_time(host: &Host) {
+    let app = App::lab()
+        .env("UNIT_WASM_TIMEOUT", "2s")
+        .env("UNIT_WASM_CPU_TIME", "500ms");
+    let server = Server::start(host, app);
+    for (target, at_least) in [("/hang", 1950), ("/spin", 450), ("/fill", 450)] {
+        let begin = Instant::now();
+        assert_eq!(server.get(target).status(), 504, "{target}");
+        let took = begin.elapsed();
+        assert!(
+            took >= Duration::from_millis(at_least),
+            "{target} after {took:?}"
+        );
+        assert!(took < Duration::from_secs(8), "{target} after {took:?}");
+    }
+    server.finish();
+}

@@ -1,0 +1,157 @@
+//! The end-to-end suite: every test on every host that the run is given.
+//!
+//! `E2E_STANDIN`, `E2E_UNIT` and `E2E_FREEUNIT` name the hosts, each as
+//! `EXECUTABLE:MODULESDIR`; with `_WASM` appended, the same for a module that
+//! was built for type `wasm`. Tests of a host that is not given are listed as
+//! ignored.
+
+mod access;
+mod bodies;
+mod budgets;
+mod capacity;
+mod concurrency;
+mod disconnect;
+mod download;
+mod drain;
+mod escape;
+mod failures;
+mod faults;
+mod framing;
+mod headers;
+mod hello;
+mod hostile;
+mod isolation;
+mod limits;
+mod logging;
+mod malformed;
+mod processes;
+mod reload;
+
+mod settings;
+mod startup;
+mod wasm_type;
+
+use std::process::ExitCode;
+
+use harness::Host;
+use harness::host::{Kind, ModuleType};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+/// Where a test makes sense.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Scope {
+    /// Every host.
+    All,
+    /// The stand-in alone, for what real Unit cannot be made to do.
+    Standin,
+    /// Every host, with the module built for type `wasm`.
+    WasmType,
+}
+
+/// One test.
+struct Case {
+    name: &'static str,
+    run: fn(&Host),
+    scope: Scope,
+}
+
+/// The tests of one file, named after it.
+macro_rules! cases {
+    ($topic:literal, $scope:ident: $($test:ident),+ $(,)?) => {
+        vec![$(crate::Case {
+            name: concat!($topic, "::", stringify!($test)),
+            run: $test,
+            scope: crate::Scope::$scope,
+        }),+]
+    };
+}
+use cases;
+
+fn all() -> Vec<Case> {
+    let topics = [
+        hello::cases(),
+        bodies::cases(),
+        framing::cases(),
+        headers::cases(),
+        malformed::cases(),
+        concurrency::cases(),
+        failures::cases(),
+        limits::cases(),
+        logging::cases(),
+        isolation::cases(),
+        access::cases(),
+        escape::cases(),
+        startup::cases(),
+        settings::cases(),
+        processes::cases(),
+        reload::cases(),
+        drain::cases(),
+        download::cases(),
+        disconnect::cases(),
+        wasm_type::cases(),
+        faults::cases(),
+        budgets::cases(),
+        capacity::cases(),
+        hostile::cases(),
+    ];
+    topics.into_iter().flatten().collect()
+}
+
+impl Scope {
+    fn module_type(self) -> ModuleType {
+        match self {
+            Self::WasmType => ModuleType::Wasm,
+            Self::All | Self::Standin => ModuleType::Component,
+        }
+    }
+
+    fn covers(self, kind: Kind) -> bool {
+        self != Self::Standin || kind == Kind::Standin
+    }
+}
+
+fn trial(case: &Case, kind: Kind) -> Result<Trial, String> {
+    let name = format!("{}::{}", kind.name(), case.name);
+    let module_type = case.scope.module_type();
+    let host = Host::from_env(kind, module_type)?;
+    let absent = host.is_none();
+    let run = case.run;
+    let trial = Trial::test(name, move || match &host {
+        Some(host) => {
+            run(host);
+            Ok(())
+        }
+        None => {
+            let variable = kind.variable(module_type);
+            Err(Failed::from(format!("{variable} is not set")))
+        }
+    });
+    Ok(trial.with_ignored_flag(absent))
+}
+
+fn main() -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    // More would make the measurements of one test those of another.
+    arguments.test_threads.get_or_insert(2);
+    let mut trials = Vec::new();
+    for kind in Kind::ALL {
+        for case in all().iter().filter(|case| case.scope.covers(kind)) {
+            match trial(case, kind) {
+                Ok(trial) => trials.push(trial),
+                Err(why) => {
+                    eprintln!("{why}");
+                    return ExitCode::FAILURE;
+                }
+            }
+        }
+    }
+    let given = trials.iter().any(|trial| !trial.has_ignored_flag());
+    if !given && !arguments.list {
+        eprintln!(
+            "The end-to-end suite was given no host to run on; \
+             `make e2e` builds one and names it in E2E_STANDIN."
+        );
+        return ExitCode::FAILURE;
+    }
+    libtest_mimic::run(&arguments, trials).exit_code()
+}

@@ -1,0 +1,230 @@
+//! Components that cannot be started.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use harness::config::Config;
+use harness::http::{self, Request};
+use harness::{App, Host, Server, guests};
+use serde_json::json;
+
+use crate::{Case, cases};
+
+pub fn cases() -> Vec<Case> {
+    cases!["startup", All:
+        missing_file,
+        directory_instead_of_a_file,
+        text_file,
+        empty_file,
+        cut_off_component,
+        core_module,
+        handlers_that_are_none,
+        unsatisfied_import,
+        components_of_which_no_instance_can_be_made,
+        corrected_file_comes_up,
+        corrected_file_comes_up_without_spare_processes,
+        corrected_configuration_comes_up,
+        several_applications_fail_apart,
+    ]
+}
+
+/// A start that fails must not take longer to say so.
+const PROMPT: Duration = Duration::from_secs(20);
+
+/// What the log may say when an application does not start: the module, and
+/// then unitd.
+pub fn expect_refusal(server: &mut Server) {
+    server.expect_log("cannot start");
+    server.expect_log("failed to apply new conf");
+}
+
+#[track_caller]
+fn assert_unavailable(server: &Server, app: &str) {
+    for attempt in 0..3 {
+        let begin = Instant::now();
+        let response = http::fetch(server.addr_of(app), &Request::get("/"));
+        let status = response.expect("an answer").status();
+        assert_eq!(status, 503, "attempt {attempt}");
+        assert!(begin.elapsed() < PROMPT, "attempt {attempt} hung");
+    }
+}
+
+/// Configures `bad` beside a healthy application, eagerly and lazily, then
+/// corrects the configuration.
+pub fn assert_refused(host: &Host, bad: &App, parts: &[&str]) {
+    let mut server = Server::start(host, App::lab());
+    expect_refusal(&mut server);
+    let lab = server.worker("lab");
+
+    let begin = Instant::now();
+    let reply = server.put(&Config::of([App::lab(), bad.clone()]));
+    assert!(!reply.success(), "accepted: {reply:?}");
+    assert!(begin.elapsed() < PROMPT, "{:?}", begin.elapsed());
+    let entry = format!("wasm \"{}\" cannot start: ", bad.name);
+    let mut all = vec!["[alert]", entry.as_str()];
+    all.extend_from_slice(parts);
+    let line = server.log.expect(&all);
+    let entries = server.log.matching(|line| line.contains(&entry));
+    assert_eq!(entries.len(), 1, "one readable entry: {entries:#?}");
+    assert!(line.len() < 2_000, "not readable: {line}");
+    assert_eq!(server.get("/").ok().text(), "lab\n");
+
+    let lazy = bad.clone().processes(json!({ "spare": 0, "max": 1 }));
+    server.apply(&Config::of([App::lab(), lazy]));
+    assert_unavailable(&server, &bad.name);
+    server.restart(&bad.name);
+    assert_unavailable(&server, &bad.name);
+    assert_eq!(server.get("/").ok().text(), "lab\n");
+
+    server.apply(&Config::of([App::lab(), App::lab().named(&bad.name)]));
+    let healed = http::fetch(server.addr_of(&bad.name), &Request::get("/"));
+    assert_eq!(healed.unwrap().ok().text(), "lab\n");
+    // Back to what there was, so that nothing of all this may be left.
+    server.apply(&Config::of([App::lab()]));
+    assert_eq!(server.worker("lab"), lab, "the neighbour was restarted");
+    server.finish();
+}
+
+fn refused(host: &Host, component: &Path, parts: &[&str]) {
+    let mut all = vec![component.to_str().unwrap()];
+    all.extend_from_slice(parts);
+    assert_refused(host, &App::new("bad", component), &all);
+}
+
+/// Writes a bad component that lives as long as the returned directory.
+fn written(bytes: &[u8]) -> (tempfile::TempDir, std::path::PathBuf) {
+    use std::os::unix::fs::PermissionsExt;
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+    let path = dir.path().join("bad.wasm");
+    fs::write(&path, bytes).unwrap();
+    (dir, path)
+}
+
+fn missing_file(host: &Host) {
+    let (dir, _) = written(b"");
+    refused(host, &dir.path().join("missing.wasm"), &["No such file"]);
+}
+
+fn directory_instead_of_a_file(host: &Host) {
+    let (dir, _) = written(b"");
+    refused(host, dir.path(), &[]);
+}
+
+fn text_file(host: &Host) {
+    let (_dir, path) = written(b"This is no component, only a text.\n");
+    refused(host, &path, &[]);
+}
+
+fn empty_file(host: &Host) {
+    let (_dir, path) = written(b"");
+    refused(host, &path, &[]);
+}
+
+fn cut_off_component(host: &Host) {
+    let whole = fs::read(guests::hello()).unwrap();
+    let (_dir, path) = written(&whole[..whole.len() / 2]);
+    refused(host, &path, &[]);
+}
+
+/// What the log has to say of each of the committed bad components.
+const BAD: [(&str, &str); 8] = [
+    ("big-memory", "UNIT_WASM_MEMORY"),
+    ("core-module", "core WebAssembly module"),
+    ("empty-handler", "handle"),
+    ("no-handler", "wasi:http/incoming-handler"),
+    ("spinning-start", "CPU"),
+    ("trapping-start", "unreachable"),
+    ("unsatisfied-import", "wasi:keyvalue/store@0.2.0-draft"),
+    ("wrong-handler", "handle"),
+];
+
+fn refused_of_the_committed(host: &Host, names: &[&str]) {
+    for (name, why) in BAD.iter().filter(|(name, _)| names.contains(name)) {
+        let (_dir, path) = written(&guests::bad(name));
+        let app = App::new("bad", &path).env("UNIT_WASM_CPU_TIME", "1s");
+        assert_refused(host, &app, &[path.to_str().unwrap(), why]);
+    }
+}
+
+fn core_module(host: &Host) {
+    refused_of_the_committed(host, &["core-module"]);
+}
+
+fn handlers_that_are_none(host: &Host) {
+    refused_of_the_committed(host, &["no-handler", "empty-handler", "wrong-handler"]);
+}
+
+fn unsatisfied_import(host: &Host) {
+    refused_of_the_committed(host, &["unsatisfied-import"]);
+}
+
+fn components_of_which_no_instance_can_be_made(host: &Host) {
+    let names = ["big-memory", "trapping-start", "spinning-start"];
+    refused_of_the_committed(host, &names);
+    let listed = BAD.map(|(name, _)| name.to_owned());
+    assert_eq!(guests::bad_names(), listed, "components without a test");
+}
+
+fn corrected_file_comes_up(host: &Host) {
+    let (_dir, path) = written(b"not yet");
+    let mut server = Server::bare(host);
+    expect_refusal(&mut server);
+    let config = Config::of([App::new("late", &path)]);
+    assert!(!server.put(&config).success());
+    fs::copy(guests::lab(), &path).unwrap();
+    server.apply(&config);
+    assert_eq!(server.get("/").ok().text(), "lab\n");
+    server.settle();
+    server.finish();
+}
+
+fn corrected_file_comes_up_without_spare_processes(host: &Host) {
+    let (_dir, path) = written(b"not yet");
+    let mut server = Server::bare(host);
+    expect_refusal(&mut server);
+    let app = App::new("late", &path).processes(json!({ "spare": 0, "max": 1 }));
+    server.apply(&Config::of([app]));
+    assert_unavailable(&server, "late");
+    fs::copy(guests::lab(), &path).unwrap();
+    assert!(server.restart("late").success());
+    assert_eq!(server.get("/").ok().text(), "lab\n");
+    // And the other way: a file that goes bad, and is put right again.
+    fs::write(&path, b"not any more").unwrap();
+    server.restart("late");
+    assert_unavailable(&server, "late");
+    fs::copy(guests::lab(), &path).unwrap();
+    assert!(server.restart("late").success());
+    assert_eq!(server.get("/").ok().text(), "lab\n");
+    server.finish();
+}
+
+fn corrected_configuration_comes_up(host: &Host) {
+    let (_dir, path) = written(b"never");
+    let mut server = Server::bare(host);
+    expect_refusal(&mut server);
+    let lazy = App::new("late", &path).processes(json!({ "spare": 0, "max": 1 }));
+    server.apply(&Config::of([lazy]));
+    assert_unavailable(&server, "late");
+    server.apply(&Config::of([App::lab().named("late")]));
+    assert_eq!(server.get("/").ok().text(), "lab\n");
+    server.settle();
+    server.finish();
+}
+
+fn several_applications_fail_apart(host: &Host) {
+    let (_dir, path) = written(b"bad");
+    let mut server = Server::bare(host);
+    expect_refusal(&mut server);
+    let lazy = json!({ "spare": 0, "max": 1 });
+    let bad = |name: &str| App::new(name, &path).processes(lazy.clone());
+    let good = App::lab().processes(lazy.clone());
+    server.apply(&Config::of([good, bad("bad-1"), bad("bad-2")]));
+    for _ in 0..3 {
+        assert_unavailable(&server, "bad-1");
+        assert_eq!(server.get("/").ok().text(), "lab\n");
+        assert_unavailable(&server, "bad-2");
+    }
+    server.finish();
+}

@@ -1,0 +1,385 @@
+//! A host under test.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ExitStatus};
+use std::time::{Duration, Instant};
+use std::{env, fs, thread};
+
+use tempfile::TempDir;
+
+use crate::config::Config;
+use crate::control::{Control, Reply};
+use crate::host::Host;
+use crate::http::{self, Conn, Error, Request, Response};
+use crate::launch::{cache, free_addr, next_ip, open_to_all, spawn};
+use crate::log::Log;
+use crate::proc::{self, Process};
+use crate::wait::{eventually, wait_for};
+use crate::watch::Baseline;
+
+/// How long a host may take to open its control socket.
+const START: Duration = Duration::from_secs(30);
+
+/// How long a host may take to exit with nothing in flight.
+const STOP: Duration = Duration::from_secs(15);
+
+/// A host in a temporary directory of its own, which is removed at the end; of
+/// a failed test it is kept if `E2E_KEEP` is set.
+pub struct Server {
+    /// The host.
+    pub host: Host,
+    /// Its log.
+    pub log: Log,
+    /// Its control socket.
+    pub control: Control,
+    child: Child,
+    main: Process,
+    dir: TempDir,
+    ip: Ipv4Addr,
+    addrs: BTreeMap<String, SocketAddr>,
+    config: Config,
+    baseline: Option<Baseline>,
+    expected: Vec<String>,
+    new_workers: bool,
+    stop: Duration,
+    finished: bool,
+}
+
+impl Server {
+    /// Starts a host, configures it, warms it up and takes the baseline for
+    /// the checks of [`Server::finish`].
+    pub fn start(host: &Host, config: impl Into<Config>) -> Self {
+        let mut server = Self::bare(host);
+        server.apply(&config.into());
+        server.warm_up();
+        server.settle();
+        server
+    }
+
+    /// Starts a host without a configuration.
+    pub fn bare(host: &Host) -> Self {
+        let dir = tempfile::Builder::new().prefix("nxt-e2e-").tempdir();
+        let dir = dir.expect("a temporary directory");
+        // Unit's router and applications run as nobody when unitd is root.
+        open_to_all(dir.path());
+        for name in ["state", "tmp", "data"] {
+            fs::create_dir(dir.path().join(name)).expect("a directory");
+            open_to_all(&dir.path().join(name));
+        }
+        let log = Log::at(dir.path().join("log"));
+        let control = Control::at(&dir.path().join("control.sock"));
+        let mut child = spawn(host, dir.path());
+        let pid = i32::try_from(child.id()).expect("a pid");
+        let main = Process::of(pid).expect("the host just started");
+        let up = wait_for(START, || {
+            let exited = child.try_wait().expect("wait").is_some();
+            (exited || control.ready()).then_some(exited)
+        });
+        let server = Self {
+            host: host.clone(),
+            log,
+            control,
+            child,
+            main,
+            dir,
+            ip: next_ip(),
+            addrs: BTreeMap::new(),
+            config: Config::default(),
+            baseline: None,
+            expected: Vec::new(),
+            new_workers: false,
+            stop: STOP,
+            finished: false,
+        };
+        assert_eq!(up, Some(false), "{} did not start", host.exe.display());
+        server
+    }
+
+    /// A directory of this server that applications may read and write.
+    pub fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// The directory of this server.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// The main process.
+    pub fn main(&self) -> Process {
+        self.main
+    }
+
+    /// Puts a configuration, and reports what the host says to it.
+    pub fn put(&mut self, config: &Config) -> Reply {
+        for app in &config.apps {
+            if !self.addrs.contains_key(&app.name) {
+                let addr = free_addr(self.ip);
+                self.addrs.insert(app.name.clone(), addr);
+            }
+        }
+        let json = config.json(self.host.module_type, &cache(), &self.addrs);
+        let reply = self.control.put("/config", &json).expect("PUT /config");
+        if reply.success() {
+            self.config = config.clone();
+        }
+        reply
+    }
+
+    /// Puts a configuration that must be accepted.
+    #[track_caller]
+    pub fn apply(&mut self, config: &Config) {
+        let mut reply = self.put(config);
+        // Another process may have taken a port since it was found free.
+        for _ in 0..3 {
+            if reply.success() || !self.log.text().contains("Address already in use") {
+                break;
+            }
+            self.expect_log("Address already in use");
+            self.addrs.clear();
+            reply = self.put(config);
+        }
+        assert!(reply.success(), "configuration refused: {reply:?}");
+    }
+
+    /// The JSON of `config` for this server.
+    pub fn json(&self, config: &Config) -> serde_json::Value {
+        config.json(self.host.module_type, &cache(), &self.addrs)
+    }
+
+    /// Tells the host to restart an application.
+    pub fn restart(&self, app: &str) -> Reply {
+        let path = format!("/control/applications/{app}/restart");
+        self.control.get(&path).expect("restart")
+    }
+
+    /// The listener of the first application.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr_of(&self.config.apps[0].name)
+    }
+
+    /// The listener of an application.
+    pub fn addr_of(&self, app: &str) -> SocketAddr {
+        self.addrs[app]
+    }
+
+    /// A connection to the first application.
+    pub fn connect(&self) -> Conn {
+        Conn::open(self.addr())
+    }
+
+    /// One request to the first application.
+    pub fn fetch(&self, request: &Request) -> Result<Response, Error> {
+        http::fetch(self.addr(), request)
+    }
+
+    /// One request that must get a complete response of any status.
+    #[track_caller]
+    pub fn send(&self, request: &Request) -> Response {
+        match self.fetch(request) {
+            Ok(response) => response,
+            Err(error) => panic!("{error} ({request:?})"),
+        }
+    }
+
+    /// `GET target` of the first application.
+    #[track_caller]
+    pub fn get(&self, target: impl AsRef<[u8]>) -> Response {
+        self.send(&Request::get(target))
+    }
+
+    /// The application processes that serve `app` now.
+    pub fn workers(&self, app: &str) -> Vec<Process> {
+        // Both hosts title them like `unit: "NAME" application`.
+        let title = format!("\"{app}\" application");
+        let all = self.processes().into_iter();
+        let mut found: Vec<Process> = all
+            .filter(|process| process.command().contains(&title))
+            .collect();
+        found.sort();
+        found
+    }
+
+    /// The one application process of `app`.
+    #[track_caller]
+    pub fn worker(&self, app: &str) -> Process {
+        let workers = self.workers(app);
+        assert_eq!(workers.len(), 1, "one process expected: {workers:?}");
+        workers[0]
+    }
+
+    /// The one application process of `app`, once there is one: after a
+    /// restart, Unit starts it when it likes.
+    #[track_caller]
+    pub fn await_worker(&self, app: &str) -> Process {
+        eventually("one process", START, || self.workers(app).len() == 1);
+        self.worker(app)
+    }
+
+    /// The process that speaks to the clients.
+    pub fn router(&self) -> Process {
+        if self.host.is_unit() {
+            let all = proc::group(self.main.pid).into_iter();
+            let mut processes = all.map(|stat| stat.process);
+            let router = processes.find(|process| process.command().contains("router"));
+            return router.expect("a router process");
+        }
+        self.main
+    }
+
+    /// Every living process of this host.
+    pub fn processes(&self) -> Vec<Process> {
+        let all = proc::group(self.main.pid).into_iter();
+        all.map(|stat| stat.process).collect()
+    }
+
+    /// Declares a part of log lines that would fail the test otherwise.
+    pub fn expect_log(&mut self, part: &str) {
+        self.expected.push(part.to_owned());
+    }
+
+    /// Declares that application processes will be replaced or end.
+    pub fn expect_new_workers(&mut self) {
+        self.new_workers = true;
+    }
+
+    /// Sets how long the host may take to exit.
+    pub fn stop_within(&mut self, limit: Duration) {
+        self.stop = limit;
+    }
+
+    /// Takes a new baseline, after a warm-up of the test's own.
+    pub fn settle(&mut self) {
+        let names = self.config.apps.iter().map(|app| app.name.as_str());
+        let workers = names.flat_map(|name| self.workers(name)).collect();
+        self.baseline = Some(Baseline::take(self.processes(), workers));
+    }
+
+    /// Requests of the usual kinds from several clients at once, so that what
+    /// is opened lazily is open.
+    fn warm_up(&self) {
+        for app in &self.config.apps {
+            let addr = self.addr_of(&app.name);
+            let lab = app.lab;
+            thread::scope(|scope| {
+                for _ in 0..8 {
+                    scope.spawn(move || warm(addr, lab));
+                }
+            });
+        }
+    }
+
+    /// Stops the host and asserts what every test has in common.
+    pub fn finish(mut self) {
+        let lab = self.config.apps.iter().find(|app| app.lab);
+        if let Some(app) = lab {
+            let addr = self.addr_of(&app.name);
+            let answer = http::fetch(addr, &Request::get("/")).expect("an answer at the end");
+            assert_eq!(answer.ok().text(), "lab\n");
+        }
+        self.check_processes();
+        let status = self.terminate();
+        assert!(
+            status.success(),
+            "{} exited with {status}",
+            self.host.exe.display()
+        );
+        self.finish_stopped();
+    }
+
+    /// The checks that remain when a test has stopped the host itself.
+    pub fn finish_stopped(mut self) {
+        let pid = self.main.pid;
+        let left = || proc::group(pid).into_iter().map(|stat| stat.process);
+        let gone = wait_for(Duration::from_secs(5), || {
+            left().next().is_none().then_some(())
+        });
+        let stray: Vec<String> = left().map(|process| process.command()).collect();
+        assert!(gone.is_some(), "processes left behind: {stray:?}");
+        let alarms = self.log.alarms(&self.expected);
+        assert!(alarms.is_empty(), "unexpected in the log: {alarms:#?}");
+        let output = fs::read_to_string(self.dir.path().join("output")).unwrap_or_default();
+        assert!(
+            !output.contains("panicked at"),
+            "panic of the host: {output}"
+        );
+        self.finished = true;
+    }
+
+    fn check_processes(&self) {
+        let Some(baseline) = &self.baseline else {
+            return;
+        };
+        if !self.new_workers {
+            let names = self.config.apps.iter().map(|app| app.name.as_str());
+            let mut now: Vec<Process> = names.flat_map(|name| self.workers(name)).collect();
+            now.sort();
+            assert_eq!(
+                now,
+                baseline.workers(),
+                "application processes were replaced"
+            );
+        }
+        // A thread for each processor accepts and serves connections.
+        let threads = thread::available_parallelism().map_or(1, usize::from);
+        let router_threads = if self.host.is_unit() { threads } else { 1 };
+        baseline.assert_no_leak(router_threads);
+    }
+
+    /// Sends SIGTERM and waits for the exit.
+    #[track_caller]
+    pub fn terminate(&mut self) -> ExitStatus {
+        let begin = Instant::now();
+        self.main.signal(libc::SIGTERM);
+        let limit = self.stop;
+        let mut status = None;
+        eventually("exit after SIGTERM", limit, || {
+            status = self.child.try_wait().expect("wait");
+            status.is_some()
+        });
+        let took = begin.elapsed();
+        assert!(took <= limit + Duration::from_secs(1), "exit took {took:?}");
+        status.expect("just seen")
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.finished {
+            return;
+        }
+        eprintln!(
+            "--- log of {} ({}) ---\n{}\n--- end of log ---",
+            self.host.kind.name(),
+            self.dir.path().display(),
+            self.log.tail(80)
+        );
+        // The main process first, which would start others anew.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        wait_for(Duration::from_secs(5), || {
+            let left = self.processes();
+            left.iter()
+                .for_each(|process| process.signal(libc::SIGKILL));
+            left.is_empty().then_some(())
+        });
+        if env::var_os("E2E_KEEP").is_some() {
+            self.dir.disable_cleanup(true);
+        }
+    }
+}
+
+fn warm(addr: SocketAddr, lab: bool) {
+    let mut conn = Conn::open(addr);
+    let mut requests = vec![Request::get("/")];
+    if lab {
+        requests.push(Request::post("/echo", vec![b'w'; 100_000]));
+        requests.push(Request::get("/download?bytes=300000"));
+    }
+    for request in requests {
+        let response = conn.exchange(&request).expect("warm-up");
+        assert_eq!(response.status(), 200, "warm-up: {}", response.text());
+    }
+}

@@ -1,0 +1,108 @@
+# What the tools for guests have in common. Sourced, not run, in the
+# repository's folder.
+#
+# A guest whose component is committed is a folder under example/ or
+# tests/guests/. Its component FOLDER.wasm lies beside the source, and
+# component.sha256 ties the two together.
+
+debian_packages=rustc,cargo,libstd-rust-dev-wasm32,lld,gcc,libc6-dev,ca-certificates
+debian_packages+=,clang,wasi-libc,libclang-rt-dev-wasm32
+
+fail() {
+    echo "$(basename "$0"): $*" >&2
+    exit 1
+}
+
+# Folders of the Rust guests, one per line: each is a workspace of its own.
+rust_guests() {
+    local manifest
+    for manifest in example/*/Cargo.toml tests/guests/*/Cargo.toml; do
+        [ -e "$manifest" ] && dirname "$manifest"
+    done
+}
+
+# Folders of all guests whose component is committed, one per line.
+committed_guests() {
+    rust_guests
+    echo tests/guests/c-hello
+}
+
+# Files that decide what the component in folder $1 is, relative to it.
+guest_sources() (
+    cd "$1"
+    shopt -s nullglob
+    local path paths=(*.c)
+    for path in Cargo.toml Cargo.lock src wit; do
+        [ -e "$path" ] && paths+=("$path")
+    done
+    find "${paths[@]}" -type f | LC_ALL=C sort
+)
+
+# Makes a Debian trixie root in $1 unless it is there already. It needs no
+# network afterwards.
+need_debian() {
+    local root=$1
+    local how="debootstrap --variant=minbase --include=$debian_packages trixie $root"
+    [ "$(id -u)" -eq 0 ] || fail "only root can use the Debian root $root, made by: $how"
+    if [ ! -e "$root/etc/debian_version" ]; then
+        command -v debootstrap >/dev/null || fail "install debootstrap, or make $root by: $how"
+        echo "making a Debian trixie root in $root" >&2
+        debootstrap --variant=minbase --include="$debian_packages" trixie "$root" \
+            ${GUEST_MIRROR:+"$GUEST_MIRROR"} >&2
+    fi
+    chroot "$root" dpkg-query --show ${debian_packages//,/ } >/dev/null ||
+        fail "install these packages in $root, or remove it to have it made anew"
+}
+
+# Runs a command in the Debian root $1, with nothing of this environment.
+# Debian's rustc has no linker of its own for wasm.
+in_debian() {
+    local root=$1
+    shift
+    chroot "$root" /usr/bin/env -i PATH=/usr/bin:/bin HOME=/build \
+        CARGO_TARGET_WASM32_WASIP1_LINKER=wasm-ld "$@"
+}
+
+# Prints the path of tools/componentize, built if need be.
+componentize() {
+    if [ -z "${COMPONENTIZE:-}" ]; then
+        cargo build --quiet --release --locked --package componentize
+    fi
+    echo "${COMPONENTIZE:-${CARGO_TARGET_DIR:-target}/release/componentize}"
+}
+
+# Puts the WIT of WASI 0.2, which the wasi crate carries, into folder $1.
+wasi_wit() {
+    local vendor
+    vendor=$(mktemp -d)
+    cargo vendor --locked --quiet --versioned-dirs \
+        --manifest-path example/hello/Cargo.toml "$vendor" >/dev/null
+    cp -r "$vendor"/wasi-*/wit/deps "$1"
+    rm -rf "$vendor"
+}
+
+# Fails if a string of component $1 tells where it was built, given the other
+# arguments as telling. The std of Debian has /usr/src/rustc-VERSION in it, on
+# every machine.
+refuse_machine_paths() {
+    local component=$1 path found
+    shift
+    for path in "$@" "$HOME/" "$PWD/" /root/ /home/ /usr/src/ /opt/ /tmp/; do
+        if found=$(strings -n 4 "$component" | sed 's:/usr/src/rustc-::g' | grep -F -e "$path"); then
+            fail "$component has the path $path in it: $found"
+        fi
+    done
+}
+
+# Writes the record of the guest in folder $1, built by compiler $2.
+record_component() (
+    local component
+    component=$(basename "$1").wasm
+    cd "$1"
+    {
+        echo "# $2"
+        guest_sources . | xargs -d '\n' sha256sum
+        sha256sum "$component"
+    } >component.sha256
+    echo "$1/$component: $(stat -c %s "$component") bytes"
+)
