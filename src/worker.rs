@@ -87,6 +87,10 @@ impl Drop for Slot {
 /// theirs.
 const BURST: usize = 16;
 
+/// Looks for a further message on the read port in one turn, after libunit has
+/// said that there is none. A closed descriptor looks like one with messages.
+const LOOKS: u32 = 1000;
+
 /// Messages that may fail in a row before a port counts as broken.
 const FAILURES: u32 = 100;
 
@@ -272,6 +276,7 @@ impl Worker {
         };
         // libunit's port has a queue that the descriptor knows nothing of, so
         // it is asked at every turn, and until it says that there is nothing.
+        let mut looks = 0;
         loop {
             // Once told to quit, only acknowledgements of shared memory are of
             // use. It is better to leave the rest unread: unitd's main process
@@ -291,6 +296,12 @@ impl Worker {
             match self.context.process(watched.port()) {
                 Processed::Message => {}
                 Processed::Nothing => match readable {
+                    // libunit receives one message at most, and when that only
+                    // announced its queue, it says that there is nothing. The
+                    // next can be there already, with the file of a body or
+                    // the port to answer on, and the descriptor would not
+                    // become readable once more for it.
+                    Poll::Ready(Ok(_)) if looks < LOOKS && watched.has_input() => looks += 1,
                     Poll::Ready(Ok(mut guard)) => guard.clear_ready(),
                     Poll::Ready(Err(e)) => return Err(format!("event loop: {e}")),
                     Poll::Pending => return Ok(()),

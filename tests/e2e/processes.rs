@@ -116,12 +116,7 @@ fn a_limit_of_requests_under_load(host: &Host) {
         server.expect_new_workers();
         let addr = server.addr();
         let clients = (0..6).map(|_| Client::keeping(addr)).collect();
-        // Without uploads that Unit keeps in a file: one that a process has
-        // taken when it reaches its limit can end in 503 (see the CHANGELOG).
-        let tally = load::run(clients, 40, |client, number| match number % 6 {
-            kind @ 0..=2 => load::mixed(client, number + 3 - kind % 3),
-            _ => load::mixed(client, number),
-        });
+        let tally = load::run(clients, 40, load::mixed);
         tally.assert_clean();
         assert_eq!(tally.done, 240);
         server.settle();
