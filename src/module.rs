@@ -170,8 +170,16 @@ fn spawn_worker(
         let outcome = worker::event_loop()
             .map_err(|e| format!("event loop: {e}"))
             .and_then(|tokio| {
-                let context =
-                    Context::alloc(main).map_err(|function| format!("{function} failed"))?;
+                // Not an alarm: the router may have gone, at a stop. libunit
+                // logs why.
+                let context = match Context::alloc(main) {
+                    Ok(context) => context,
+                    Err(function) => {
+                        let text = format!("a process with one thread less: {function} failed");
+                        service.app.log(Level::Error, &text);
+                        return Ok(());
+                    }
+                };
                 worker::serve(tokio, &Rc::new(context), &service, || {})
             });
         if let Err(error) = outcome {

@@ -303,7 +303,7 @@ impl Stream<'_> {
 
 fn broken(error: SendError) -> Failure {
     Failure::new(
-        Reason::InvalidResponse,
+        Reason::Delivery,
         format!("Unit has not taken the response: {error}"),
     )
 }

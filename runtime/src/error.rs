@@ -98,11 +98,13 @@ pub enum Reason {
     Overload,
     /// The process was told to quit and its drain time is over.
     Drain,
+    /// The server in front did not take the response.
+    Delivery,
 }
 
 impl Reason {
     /// All of them, in the order of the failure table.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Trap,
         Self::NoResponse,
         Self::InvalidResponse,
@@ -112,6 +114,7 @@ impl Reason {
         Self::Timeout,
         Self::Overload,
         Self::Drain,
+        Self::Delivery,
     ];
 
     /// The word used in logs and documentation.
@@ -126,6 +129,7 @@ impl Reason {
             Self::Timeout => "timeout",
             Self::Overload => "overload",
             Self::Drain => "drain",
+            Self::Delivery => "delivery",
         }
     }
 
@@ -136,7 +140,7 @@ impl Reason {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
             Self::Fuel | Self::CpuTime | Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::Overload | Self::Drain => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Overload | Self::Drain | Self::Delivery => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
 }

@@ -18,11 +18,17 @@ const ALARMS: [&str; 4] = ["[alert]", "[emerg]", "[crit]", "Sanitizer"];
 /// more leaves the same lines. Only this errno of this call is let through.
 ///
 /// Two more are of Unit's own making: libunit of FreeUnit says at this level
-/// that the router has gone (1.35 says so as a warning), and a process may be
-/// woken for a signal that was read already.
+/// that the router has gone, with messages unread or not (1.35 says so as a
+/// warning), and a process may be woken for a signal that was read already.
+/// That the router has gone before its time is found by other checks.
 fn is_harmless(line: &str) -> bool {
     let unitd = line.contains(" sendmsg(") && line.ends_with(") failed (32: Broken pipe)");
-    let libunit = line.contains("[unit] sendmsg(") && line.ends_with(") failed: Broken pipe (32)");
+    let gone = [
+        ") failed: Broken pipe (32)",
+        ") failed: Connection reset by peer (104)",
+    ];
+    let libunit =
+        line.contains("[unit] sendmsg(") && gone.iter().any(|errno| line.ends_with(errno));
     let signal = line.contains(" read signalfd(")
         && line.ends_with(") failed (11: Resource temporarily unavailable)");
     line.contains("[alert]") && (unitd || libunit || signal)
