@@ -25,7 +25,15 @@ E2E_FILTER ?=
 HOSTILE_ROUNDS ?= 1000
 FUZZ_TIME ?= 60
 
-.PHONY: help setup build standin unit freeunit type-wasm run check lint test unittest e2e hostile fuzz guests install
+# `make bench`: unit, freeunit or standin; seconds of a run and runs of each
+# peer; parts of the names of rows. docs/performance.md has the rest.
+BENCH_HOST ?= $(if $(wildcard $(UNIT_SRC)/build/src/nxt_unit.o),unit,standin)
+BENCH_PROFILE ?= release
+BENCH_SECONDS ?= 2
+BENCH_ROUNDS ?= 5
+BENCH_ROWS ?=
+
+.PHONY: help setup build standin unit freeunit type-wasm run check lint test unittest e2e hostile fuzz bench bench-unit bench-freeunit bench-standin guests install
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -87,6 +95,26 @@ hostile: build ## Hostile guests, HOSTILE_ROUNDS times each (1000), on every hos
 
 fuzz: ## Run each fuzz target for FUZZ_TIME seconds (needs nightly and cargo-fuzz)
 	tools/fuzz $(FUZZ_TIME)
+
+# Apart from the modules that tests use.
+bench-unit: setup
+	$(call module,bench-unit,$(UNIT_SRC),)
+
+bench-freeunit: setup
+	$(call module,bench-freeunit,$(FREEUNIT_SRC),)
+
+bench-standin: setup
+	$(call module,bench-standin,,)
+	UNIT_SRC= $(CARGO) build --locked --profile $(PROFILE) --package nxt-standin
+	install -m 755 $(TARGET)/$(PROFILE_DIR)/nxt-standin $(OUT)/bench-standin/nxt-standin
+
+bench: ## Measure against native C and other PEERs, BENCH_ROUNDS x BENCH_SECONDS
+	$(MAKE) --no-print-directory bench-$(BENCH_HOST) PROFILE=$(BENCH_PROFILE)
+	UNIT_SRC= $(CARGO) build --locked --package nxt-bench
+	UNIT_SRC=$(UNIT_SRC) FREEUNIT_SRC=$(FREEUNIT_SRC) \
+	BENCH_HOST=$(BENCH_HOST) BENCH_OUT=$(OUT)/bench-$(BENCH_HOST) \
+	BENCH_SECONDS=$(BENCH_SECONDS) BENCH_ROUNDS=$(BENCH_ROUNDS) BENCH_ROWS="$(BENCH_ROWS)" \
+	$(TARGET)/debug/nxt-bench
 
 guests: ## Build the example and test guests anew
 	tools/build-guests
