@@ -8,6 +8,7 @@
 mod access;
 mod bodies;
 mod budgets;
+mod cache;
 mod capacity;
 mod concurrency;
 mod disconnect;
@@ -83,6 +84,7 @@ fn all() -> Vec<Case> {
         escape::cases(),
         startup::cases(),
         settings::cases(),
+        cache::cases(),
         processes::cases(),
         reload::cases(),
         drain::cases(),

@@ -97,8 +97,8 @@ fn reconfigurations_of_two_threads_under_load(host: &Host) {
 /// its threads still put some in; those are never answered. A C program on
 /// libunit that sleeps 30 ms and answers 200 left 12 of 416 requests without
 /// an answer in 60 restarts of Unit 1.35 and 10 of 421 of FreeUnit 1.36; this
-/// module none of 567, as it empties the queue and drains. So a few may be
-/// lost, but no more than one in five restarts, and none when nothing is being
+/// module none of about 2,500 in 240 restarts, as it empties the queue and
+/// drains. So one may be lost in ten restarts, and none when nothing is being
 /// sent at the very moment: see `drain::restart_answers_what_is_in_flight`.
 fn restarts_under_load(host: &Host) {
     const RESTARTS: usize = 10;
@@ -124,7 +124,7 @@ fn restarts_under_load(host: &Host) {
         load.wait_for_more(6);
         let mut tally = load.stop();
         let lost = tally.forgive("timed out");
-        let most = if host.is_unit() { RESTARTS / 5 } else { 0 };
+        let most = if host.is_unit() { RESTARTS / 10 } else { 0 };
         assert!(lost <= most, "{lost} requests lost in {RESTARTS} restarts");
         tally.assert_clean();
         server.finish();

@@ -15,14 +15,18 @@ const ALARMS: [&str; 4] = ["[alert]", "[emerg]", "[crit]", "Sanitizer"];
 /// What unitd itself says at the level of an alert when nothing is wrong: while
 /// it stops, its processes tell each other which ones have exited, and find
 /// that the receiver has too. A C program on libunit that answers 200 and no
-/// more leaves the same lines. Only this errno of this call is let through.
+/// more leaves the same lines. Only these errnos of this call are let through.
 ///
 /// Two more are of Unit's own making: libunit of FreeUnit says at this level
 /// that the router has gone, with messages unread or not (1.35 says so as a
 /// warning), and a process may be woken for a signal that was read already.
 /// That the router has gone before its time is found by other checks.
 fn is_harmless(line: &str) -> bool {
-    let unitd = line.contains(" sendmsg(") && line.ends_with(") failed (32: Broken pipe)");
+    let unitd = [
+        ") failed (32: Broken pipe)",
+        ") failed (104: Connection reset by peer)",
+    ];
+    let unitd = line.contains(" sendmsg(") && unitd.iter().any(|errno| line.ends_with(errno));
     let gone = [
         ") failed: Broken pipe (32)",
         ") failed: Connection reset by peer (104)",
