@@ -53,6 +53,9 @@ fn set_up(task: &Task<'_>, application: &Application, app: &App) -> Result<Setup
     let started = std::time::Instant::now();
     let prepared = prepare::prepare(&settings, application, progress)
         .map_err(|e| app.cannot_start(Some(&path), &e))?;
+    for note in &prepared.notes {
+        task.log(Level::Warn, &app.line(note));
+    }
     let text = format!(
         "component {} sha256={} exports {}, {} in {:?}",
         path.display(),

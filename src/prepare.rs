@@ -8,14 +8,14 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nxt_wasm_runtime::artifact::{self, Description};
+use nxt_wasm_runtime::cache::{Cache, CacheError};
 use nxt_wasm_runtime::{Limits, LoadError};
 
-use crate::settings::{Cache, Settings};
+use crate::settings::{self, Settings};
 use crate::unit::{self, Application, Identity, Status};
 
 /// A component ready to be mapped by application processes.
@@ -28,6 +28,8 @@ pub struct Prepared {
     pub sha256: String,
     /// Whether the artifact was found in the cache.
     pub cached: bool,
+    /// What the operator should know of the cache.
+    pub notes: Vec<String>,
 }
 
 /// Why an application cannot start.
@@ -52,7 +54,7 @@ pub enum PrepareError {
     Helper(String),
     /// The cache directory cannot be trusted or used.
     #[error("UNIT_WASM_CACHE: {0}")]
-    Cache(String),
+    Cache(#[from] CacheError),
     /// The operating system refused something.
     #[error("{what}: {error}")]
     System {
@@ -92,11 +94,8 @@ pub fn prepare(
     application: &Application,
     mut progress: impl FnMut(Duration),
 ) -> Result<Prepared, PrepareError> {
-    let root = unit::is_root();
-    let cache = match settings.cache.directory(root) {
-        Some(directory) => open_cache(&directory, &settings.cache, root)?,
-        None => None,
-    };
+    let mut notes = Vec::new();
+    let cache = open_cache(&settings.cache, &mut notes)?;
     let identity =
         unit::application_identity(application.user.as_deref(), application.group.as_deref())
             .map_err(PrepareError::Helper)?;
@@ -113,14 +112,19 @@ pub fn prepare(
     })?;
     let key = report.value("key")?.to_owned();
     // It becomes a file name of root's, and comes from a child that is not.
-    if !key.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-') {
+    if !artifact::is_key(&key) {
         return Err(no_report());
     }
     let sha256 = report.value("sha256")?.to_owned();
 
     // The second compiles it, unless this process, which alone has to do
     // with the cache, finds it there.
-    let found = cache.as_deref().and_then(|c| find_entry(c, &key, root));
+    let found = cache.as_ref().and_then(|cache| {
+        let lookup = cache.find(&key);
+        let refused = lookup.refused.iter();
+        notes.extend(refused.map(|error| format!("not loaded, and removed: {error}")));
+        lookup.file
+    });
     let mut output = memory_file("wasm-artifact")?;
     let report = in_child(identity.as_ref(), &mut progress, || {
         examine(&component, found.as_ref(), &settings.limits, &mut output)
@@ -129,26 +133,50 @@ pub fn prepare(
     let description = Description::from_text(&report.0).ok_or_else(no_report)?;
     let artifact = match (found, &cache) {
         (Some(file), _) if cached => file,
-        (_, Some(directory)) => {
-            let bytes = artifact::read_all(&output).map_err(|e| load(&e))?;
-            match store_entry(directory, &key, &bytes) {
+        (found, Some(cache)) => {
+            if found.is_some() {
+                notes.push("the cached artifact does not fit this engine: replaced".to_owned());
+            }
+            match cache.store(&key, &output) {
                 Ok(file) => file,
-                // Nobody has asked for a cache: it can go without.
-                Err(_) if settings.cache == Cache::Default => seal(output)?,
                 Err(error) => {
-                    let text = format!("{}: {error}", directory.display());
-                    return Err(PrepareError::Cache(text));
+                    notes.push(format!("cannot keep the artifact in the cache: {error}"));
+                    seal(output)?
                 }
             }
         }
         (_, None) => seal(output)?,
     };
+    if let Some(Err(error)) = cache.map(|cache| cache.sweep(settings.cache_size, &artifact)) {
+        notes.push(format!("cannot bound the cache: {error}"));
+    }
     Ok(Prepared {
         artifact,
         description,
         sha256,
         cached,
+        notes,
     })
+}
+
+/// The cache, if there is to be one and it can be trusted.
+fn open_cache(
+    configured: &settings::Cache,
+    notes: &mut Vec<String>,
+) -> Result<Option<Cache>, PrepareError> {
+    let Some(directory) = configured.directory(unit::is_root()) else {
+        return Ok(None);
+    };
+    let user = rustix::process::geteuid().as_raw();
+    match Cache::open(&directory, user) {
+        Ok(cache) => Ok(Some(cache)),
+        // Nobody has asked for it: it can go without.
+        Err(error) if *configured == settings::Cache::Default => {
+            notes.push(format!("no cache of compiled components: {error}"));
+            Ok(None)
+        }
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// What a child reports: `name=value` lines.
@@ -260,7 +288,7 @@ fn examine(
 
 fn describe(bytes: &[u8], limits: &Limits) -> Result<Description, LoadError> {
     // SAFETY: the bytes have just been compiled by this process, or come from
-    // the cache, whose directory nobody else may write, with their checksum.
+    // the cache, which nobody else may write, with their checksum.
     unsafe { artifact::describe(bytes, limits) }
 }
 
@@ -291,114 +319,4 @@ fn seal(file: File) -> Result<File, PrepareError> {
     )
     .map_err(|e| system("cannot seal the compiled artifact")(e.into()))?;
     Ok(file)
-}
-
-/// Makes the cache directory if need be and checks that nobody else can put
-/// machine code into it. `None` if it is the default one and cannot be had.
-fn open_cache(
-    directory: &Path,
-    configured: &Cache,
-    root: bool,
-) -> Result<Option<PathBuf>, PrepareError> {
-    let optional = *configured == Cache::Default;
-    let made = fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o755)
-        .create(directory);
-    match made.and_then(|()| fs::symlink_metadata(directory)) {
-        Err(_) if optional => Ok(None),
-        Err(error) => Err(PrepareError::Cache(format!(
-            "{}: {error}",
-            directory.display()
-        ))),
-        Ok(metadata) => {
-            if !metadata.is_dir() {
-                return Err(PrepareError::Cache(format!(
-                    "{} is not a directory",
-                    directory.display()
-                )));
-            }
-            match check_owner(directory, &metadata, root) {
-                Ok(()) => Ok(Some(directory.to_owned())),
-                Err(_) if optional => Ok(None),
-                Err(error) => Err(error),
-            }
-        }
-    }
-}
-
-/// Only root, or the user that unitd runs as, may be able to write `path`.
-fn check_owner(path: &Path, metadata: &fs::Metadata, root: bool) -> Result<(), PrepareError> {
-    let owner = metadata.uid();
-    let trusted = owner == 0 || (!root && owner == rustix::process::geteuid().as_raw());
-    if !trusted {
-        return Err(PrepareError::Cache(format!(
-            "{} belongs to user {owner}: it must belong to root or to the user that unitd \
-             runs as, since machine code is loaded from it",
-            path.display()
-        )));
-    }
-    let mode = metadata.permissions().mode() & 0o7777;
-    if mode & 0o022 != 0 {
-        return Err(PrepareError::Cache(format!(
-            "{} can be written by others (mode {mode:04o}), and machine code is loaded from \
-             it: chmod go-w",
-            path.display()
-        )));
-    }
-    Ok(())
-}
-
-/// The file of an artifact: the machine code, then its SHA-256.
-fn entry(directory: &Path, key: &str) -> PathBuf {
-    directory.join(format!("{key}.cwasm"))
-}
-
-fn checksum_of(entry: &Path) -> PathBuf {
-    entry.with_extension("sha256")
-}
-
-/// Opens an entry, if there is one that is undamaged and trustworthy.
-fn find_entry(directory: &Path, key: &str, root: bool) -> Option<File> {
-    let path = entry(directory, key);
-    let checksum = fs::read_to_string(checksum_of(&path)).ok()?;
-    let file = fs::OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NOFOLLOW)
-        .open(&path)
-        .ok()?;
-    check_owner(&path, &file.metadata().ok()?, root).ok()?;
-    let bytes = artifact::read_all(&file).ok()?;
-    (artifact::sha256(&bytes) == checksum.trim()).then_some(file)
-}
-
-/// Puts an artifact into the cache and opens it. Several applications may do
-/// so at once: each writes a file of its own and renames it, checksum last.
-fn store_entry(directory: &Path, key: &str, bytes: &[u8]) -> io::Result<File> {
-    let path = entry(directory, key);
-    write_by_rename(&path, bytes)?;
-    let checksum = format!("{}\n", artifact::sha256(bytes));
-    write_by_rename(&checksum_of(&path), checksum.as_bytes())?;
-    File::open(&path)
-}
-
-fn write_by_rename(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    // One left over by a process of the same number is nobody's any more.
-    let _ = fs::remove_file(&temporary);
-    let written = (|| {
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o644)
-            .open(&temporary)?;
-        file.write_all(bytes)?;
-        // Whatever the umask: application processes run as other users.
-        file.set_permissions(fs::Permissions::from_mode(0o644))?;
-        fs::rename(&temporary, path)
-    })();
-    if written.is_err() {
-        let _ = fs::remove_file(&temporary);
-    }
-    written
 }

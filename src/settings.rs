@@ -94,6 +94,8 @@ pub struct Settings {
     pub threads: usize,
     /// The artifact cache.
     pub cache: Cache,
+    /// Bytes that it may have.
+    pub cache_size: u64,
     /// The only component to accept: SHA-256 in lower-case hexadecimal.
     pub sha256: Option<String>,
     /// Several processes take requests from the same queue.
@@ -224,6 +226,14 @@ const SETTINGS: &[Setting] = &[
         },
     },
     Setting {
+        key: "UNIT_WASM_CACHE_SIZE",
+        form: SIZE,
+        apply: |s, v| {
+            s.cache_size = u64::try_from(units::size(v)?).ok()?;
+            Some(())
+        },
+    },
+    Setting {
         key: "UNIT_WASM_SHA256",
         form: "64 hexadecimal digits",
         apply: |s, v| {
@@ -262,6 +272,7 @@ impl Settings {
             watchdog: Duration::from_secs(60),
             threads: 1,
             cache: Cache::Default,
+            cache_size: 1 << 30,
             sha256: None,
             shares_queue: shares_queue(object.member("processes")),
             rootfs: match object.member("isolation").and_then(|i| i.member("rootfs")) {

@@ -36,6 +36,7 @@ fn defaults_grant_nothing() {
     assert_eq!(settings.limits, Limits::default());
     assert_eq!(settings.grants, Grants::default());
     assert_eq!(settings.cache.directory(false), None);
+    assert_eq!(settings.cache_size, 1 << 30);
     assert_eq!(
         settings.cache.directory(true),
         Some(PathBuf::from(DEFAULT_CACHE))
@@ -59,6 +60,7 @@ fn every_key_is_applied() {
         ("UNIT_WASM_QUEUE_TIMEOUT", string("4s")),
         ("UNIT_WASM_WATCHDOG", string("90s")),
         ("UNIT_WASM_CACHE", string("off")),
+        ("UNIT_WASM_CACHE_SIZE", string("64MiB")),
         ("UNIT_WASM_SHA256", string(&"aB".repeat(32))),
         ("SHIFT", string("7")),
     ]);
@@ -77,6 +79,7 @@ fn every_key_is_applied() {
     assert_eq!(settings.watchdog, Duration::from_secs(90));
     assert_eq!(settings.threads, 2);
     assert_eq!(settings.cache, Cache::Off);
+    assert_eq!(settings.cache_size, 64 << 20);
     assert_eq!(settings.sha256, Some("ab".repeat(32)));
     // Settings never reach the guest.
     let guest = [("SHIFT".to_owned(), "7".to_owned())];
@@ -109,6 +112,7 @@ fn bad_values_name_key_value_and_form() {
         ("UNIT_WASM_CONCURRENCY", "0"),
         ("UNIT_WASM_THREADS", "many"),
         ("UNIT_WASM_CACHE", "relative/path"),
+        ("UNIT_WASM_CACHE_SIZE", "huge"),
         ("UNIT_WASM_SHA256", "abc"),
     ] {
         let error = with_environment(key, value).unwrap_err();

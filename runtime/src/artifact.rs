@@ -59,12 +59,11 @@ impl Description {
 
 /// SHA-256 of `bytes` as lower-case hexadecimal.
 pub fn sha256(bytes: &[u8]) -> String {
-    let digest = Sha256::digest(bytes);
-    let mut text = String::with_capacity(64);
-    for byte in digest {
-        text.push_str(&format!("{byte:02x}"));
-    }
-    text
+    hex(&Sha256::digest(bytes))
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Checks that `bytes` begin like a component.
@@ -89,6 +88,14 @@ pub fn key(component_sha256: &str, limits: &Limits) -> Result<String, LoadError>
     env!("CARGO_PKG_VERSION").hash(&mut hasher);
     wasmtime_version().hash(&mut hasher);
     Ok(format!("{component_sha256}-{:016x}", hasher.finish()))
+}
+
+/// Whether `text` has the form of what [`key`] returns.
+pub fn is_key(text: &str) -> bool {
+    let hex = |part: &str| part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    text.split_once('-')
+        .is_some_and(|(digest, engine)| digest.len() == 64 && engine.len() == 16)
+        && text.split('-').all(hex)
 }
 
 /// The exact Wasmtime release that this crate is built with.
@@ -247,6 +254,15 @@ mod tests {
             ..Limits::default()
         };
         assert_ne!(key("a", &plain).unwrap(), key("a", &fuel).unwrap());
+        assert!(is_key(&key(&sha256(b"a"), &plain).unwrap()));
+        for bad in [
+            "",
+            "-",
+            "a-b",
+            &format!("{}-{}", "a".repeat(64), "../etc/passwd/aa"),
+        ] {
+            assert!(!is_key(bad), "{bad}");
+        }
         assert_eq!(key("a", &plain).unwrap(), key("a", &slow).unwrap());
     }
 }

@@ -21,6 +21,7 @@
 
 pub mod artifact;
 mod body;
+pub mod cache;
 mod engine;
 mod error;
 mod grants;
