@@ -100,12 +100,13 @@ impl Peers {
     /// The server of one application, if there is one.
     pub fn server(&self, who: Who, app: &str) -> Option<Server> {
         let addr = self.site(who)?.addr(&who.app(app))?;
-        Some(Server::new(who.name(), addr))
+        Some(Server::new(who.name(), addr, self.processes(who, app)))
     }
 
     /// An application of ours under a name of its own in the table.
     pub fn called(&self, app: &str, name: &str) -> Option<Server> {
-        Some(Server::new(name, self.ours.addr(app)?))
+        let addr = self.ours.addr(app)?;
+        Some(Server::new(name, addr, self.processes(Who::Ours, app)))
     }
 
     /// All servers of an application.

@@ -1,6 +1,9 @@
 //! Where a peer listens.
 
+use std::fs;
 use std::net::{SocketAddr, ToSocketAddrs};
+
+use harness::proc::Process;
 
 use crate::wrk::Load;
 
@@ -11,16 +14,19 @@ pub struct Server {
     pub name: String,
     /// Its address.
     pub addr: SocketAddr,
+    /// Those that answer, as far as they are known.
+    pub processes: Vec<Process>,
     /// Comes before each target.
     prefix: String,
 }
 
 impl Server {
     /// A listener of a host of ours.
-    pub fn new(name: &str, addr: SocketAddr) -> Self {
+    pub fn new(name: &str, addr: SocketAddr, processes: Vec<Process>) -> Self {
         Self {
             name: name.to_owned(),
             addr,
+            processes,
             prefix: String::new(),
         }
     }
@@ -35,12 +41,27 @@ impl Server {
         Ok(Self {
             name: url.to_owned(),
             addr: found.next().ok_or_else(wrong)?,
+            processes: Vec::new(),
             prefix: if path.is_empty() {
                 String::new()
             } else {
                 format!("/{path}")
             },
         })
+    }
+
+    /// Microseconds that its processes have been on a CPU; none if they are not
+    /// known.
+    pub fn cpu_time(&self) -> Option<f64> {
+        let mut nanos = 0;
+        for process in &self.processes {
+            let tasks = fs::read_dir(format!("/proc/{}/task", process.pid)).ok()?;
+            for task in tasks {
+                let text = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+                nanos += text.split(' ').next()?.parse::<u64>().ok()?;
+            }
+        }
+        (nanos > 0).then_some(nanos as f64 / 1000.0)
     }
 
     /// The same load, below the server's path.

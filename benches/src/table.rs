@@ -12,6 +12,7 @@ pub struct Line {
     spread: String,
     p50: String,
     p99: String,
+    cpu: String,
     ratio: String,
     ratio_p99: String,
 }
@@ -31,6 +32,7 @@ impl Line {
             spread: String::new(),
             p50: String::new(),
             p99: String::new(),
+            cpu: String::new(),
             ratio,
             ratio_p99: String::new(),
         }
@@ -58,6 +60,10 @@ impl Line {
             spread: format!("{:.0}%", (most - least) / 2.0 / rate * 100.0),
             p50: millis(all(|run| run.p50)),
             p99: millis(all(|run| run.p99)),
+            cpu: match all(|run| run.cpu.unwrap_or(f64::NAN)) {
+                cpu if cpu.is_nan() => String::new(),
+                cpu => format!("{cpu:.1}"),
+            },
             ratio: shown(ratio(|run| run.rate)),
             ratio_p99: shown(ratio(|run| run.p99)),
         }
@@ -68,7 +74,7 @@ impl Line {
         self.figure.starts_with(FAILED)
     }
 
-    fn cells(&self) -> [&str; 8] {
+    fn cells(&self) -> [&str; 9] {
         [
             &self.row,
             &self.peer,
@@ -76,6 +82,7 @@ impl Line {
             &self.spread,
             &self.p50,
             &self.p99,
+            &self.cpu,
             &self.ratio,
             &self.ratio_p99,
         ]
@@ -84,13 +91,14 @@ impl Line {
 
 const FAILED: &str = "FAILED: ";
 
-const HEADS: [&str; 8] = [
+const HEADS: [&str; 9] = [
     "row",
     "peer",
     "figure",
     "+-",
     "p50 ms",
     "p99 ms",
+    "cpu us",
     "ratio",
     "p99 ratio",
 ];
@@ -107,7 +115,7 @@ pub fn render(lines: &[Line]) -> String {
         }
     }
     let mut text = String::new();
-    let mut put = |cells: [&str; 8]| {
+    let mut put = |cells: [&str; 9]| {
         let mut line = String::new();
         for (index, (cell, width)) in cells.into_iter().zip(widths).enumerate() {
             // Names to the left, figures to the right.
@@ -170,6 +178,7 @@ mod tests {
             rate,
             p50: 1.0,
             p99,
+            cpu: None,
         }
     }
 

@@ -18,6 +18,8 @@ pub struct Figures {
     pub p50: f64,
     /// 99th percentile of the latency, in microseconds.
     pub p99: f64,
+    /// CPU time of the application's processes per request, in microseconds.
+    pub cpu: Option<f64>,
 }
 
 /// What to ask for.
@@ -73,6 +75,7 @@ pub fn ask(server: &Server, load: &Load) -> Result<Vec<u8>, String> {
 pub fn run(server: &Server, load: &Load, size: usize, time: Duration) -> Result<Figures, String> {
     let load = server.adapt(load);
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("lua/report.lua");
+    let before = server.cpu_time();
     let output = Command::new("wrk")
         .arg("-t1")
         .arg(format!("-c{}", load.connections))
@@ -92,7 +95,10 @@ pub fn run(server: &Server, load: &Load, size: usize, time: Duration) -> Result<
             let errors = String::from_utf8_lossy(&output.stderr);
             format!("wrk has not reported: {text} {errors}")
         })?;
-    judge(&load, size, report)
+    let mut figures = judge(&load, size, report)?;
+    let spent = before.zip(server.cpu_time()).map(|(a, b)| b - a);
+    figures.cpu = spent.map(|spent| spent / (figures.rate * time.as_secs_f64()));
+    Ok(figures)
 }
 
 fn judge(load: &Load, size: usize, report: &str) -> Result<Figures, String> {
@@ -133,6 +139,7 @@ fn judge(load: &Load, size: usize, report: &str) -> Result<Figures, String> {
         rate: requests / (field("micros")? / 1e6),
         p50: field("p50")?,
         p99: field("p99")?,
+        cpu: None,
     })
 }
 

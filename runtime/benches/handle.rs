@@ -139,7 +139,7 @@ fn bodies(c: &mut Criterion) {
             &nothing,
             1 << 20,
         ),
-        ("100 events", "/sse?events=100", &nothing, 1090),
+        ("100 events", "/sse?events=100", &nothing, 990),
     ] {
         assert_eq!(guest.ask(target, body), size, "{name}");
         group.throughput(Throughput::Bytes(size as u64));
