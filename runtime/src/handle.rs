@@ -14,8 +14,7 @@ use http_body::{Body, Frame};
 use http_body_util::{BodyExt, Empty};
 use tokio::task::unconstrained;
 use tokio::time::{Sleep, sleep, timeout};
-use wasmtime::{Engine, PoolConcurrencyLimitError, Store, Trap, UpdateDeadline, WasmBacktrace};
-use wasmtime_wasi::I32Exit;
+use wasmtime::{Engine, Store, UpdateDeadline};
 use wasmtime_wasi_http::WasiHttpView;
 use wasmtime_wasi_http::p2::bindings::http::types::Scheme;
 use wasmtime_wasi_http::p2::bindings::{Proxy, ProxyPre};
@@ -23,6 +22,7 @@ use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 
 use crate::artifact::{self, Description};
 use crate::body::RequestBody;
+use crate::cause::{self, Known};
 use crate::engine;
 use crate::error::{Failure, LoadError, Reason};
 use crate::grants::Grants;
@@ -47,7 +47,7 @@ pub struct RequestContext {
 /// [`Limits::concurrency`].
 pub struct Runtime {
     pre: ProxyPre<State>,
-    limits: Limits,
+    limits: Arc<Limits>,
     grants: Grants,
     ticker: Ticker,
 }
@@ -79,7 +79,7 @@ impl Runtime {
             Ticker::start(engine).map_err(|e| LoadError::Engine(format!("epoch thread: {e}")))?;
         Ok(Self {
             pre,
-            limits,
+            limits: Arc::new(limits),
             grants,
             ticker,
         })
@@ -188,11 +188,7 @@ impl Runtime {
         Ok(Guest {
             state: GuestState::Running(future),
             meter,
-            limits: GuestLimits {
-                memory: self.limits.memory,
-                fuel: self.limits.fuel,
-                cpu_time: self.limits.cpu_time,
-            },
+            limits: Arc::clone(&self.limits),
             active: Some(self.ticker.active()),
         })
     }
@@ -334,17 +330,11 @@ enum GuestState {
     },
 }
 
-struct GuestLimits {
-    memory: usize,
-    fuel: Option<u64>,
-    cpu_time: Duration,
-}
-
 /// A guest at work on a request.
 struct Guest {
     state: GuestState,
     meter: Arc<Meter>,
-    limits: GuestLimits,
+    limits: Arc<Limits>,
     /// Epochs are needed as long as it runs.
     active: Option<Active>,
 }
@@ -373,7 +363,13 @@ impl Guest {
             GuestState::Running(_) => None,
             GuestState::Ended(ended) => {
                 let error = ended.result.as_ref().err()?;
-                Some(self.classify(error, &ended.store))
+                let exceeded = self.meter.exceeded();
+                let known = Known {
+                    limits: &self.limits,
+                    memory: &ended.store.data().memory,
+                    interrupted_after: exceeded.then(|| self.meter.spent()),
+                };
+                Some(cause::failure(error, &known))
             }
             GuestState::Gone { failure, .. } => failure.clone(),
         }
@@ -401,51 +397,6 @@ impl Guest {
                 },
             )
         })
-    }
-
-    fn classify(&self, error: &wasmtime::Error, store: &Store<State>) -> Failure {
-        let trap = error.downcast_ref::<Trap>();
-        let limits = &self.limits;
-        let (reason, mut detail) = if self.meter.exceeded() {
-            let text = format!(
-                "{:?} of CPU time used, limit {:?} (UNIT_WASM_CPU_TIME)",
-                self.meter.spent(),
-                limits.cpu_time
-            );
-            (Reason::CpuTime, text)
-        } else if trap == Some(&Trap::OutOfFuel) {
-            let text = format!(
-                "all fuel used, limit {} (UNIT_WASM_FUEL)",
-                limits.fuel.unwrap_or_default()
-            );
-            (Reason::Fuel, text)
-        } else if let Some(wanted) = store.data().memory.refused() {
-            let text = format!(
-                "died after being refused memory: {wanted} bytes wanted, limit {} \
-                 (UNIT_WASM_MEMORY): {}",
-                limits.memory,
-                error.root_cause()
-            );
-            (Reason::Memory, text)
-        } else if let Some((wanted, most)) = store.data().memory.table_refused() {
-            let text = format!(
-                "died after being refused a larger table: {wanted} elements wanted, {most} is \
-                 the most: {}",
-                error.root_cause()
-            );
-            (Reason::Memory, text)
-        } else if error.is::<PoolConcurrencyLimitError>() {
-            (Reason::Overload, format!("no instance left: {error:#}"))
-        } else if let Some(I32Exit(code)) = error.downcast_ref() {
-            (Reason::Trap, format!("the guest exited with status {code}"))
-        } else {
-            (Reason::Trap, error.root_cause().to_string())
-        };
-        if let Some(backtrace) = error.downcast_ref::<WasmBacktrace>() {
-            detail.push('\n');
-            detail.push_str(&backtrace.to_string());
-        }
-        Failure::new(reason, detail)
     }
 
     fn usage(&self) -> Usage {

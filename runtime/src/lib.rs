@@ -22,6 +22,7 @@
 pub mod artifact;
 mod body;
 pub mod cache;
+mod cause;
 mod engine;
 mod error;
 mod grants;

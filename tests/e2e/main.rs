@@ -7,6 +7,7 @@
 
 mod access;
 mod bodies;
+mod bounds;
 mod budgets;
 mod cache;
 mod capacity;
@@ -92,6 +93,7 @@ fn all() -> Vec<Case> {
         disconnect::cases(),
         wasm_type::cases(),
         faults::cases(),
+        bounds::cases(),
         budgets::cases(),
         capacity::cases(),
         hostile::cases(),
