@@ -7,13 +7,13 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER};
-use http::{Method, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode};
 use nxt_wasm_runtime::{
     Failure, FileBody, GuestBody, GuestLog, Reason, RequestBody, RequestContext,
 };
 use tokio::sync::Notify;
 
-use crate::http::{BadRequest, Head, check_response, request, request_id};
+use crate::http::{BadRequest, Head, REQUEST_ID, TRACEPARENT, check_response, request, request_id};
 use crate::response;
 use crate::unit::{Content, Level, Request};
 use crate::watchdog::Pulse;
@@ -164,9 +164,24 @@ impl Exchange<'_> {
 
 /// A request that no guest can be given.
 fn refuse(service: &Service, unit: Request, error: BadRequest) {
-    let text = format!("status=400 {error}");
-    service.app.log(Level::Info, &text);
-    answer(unit, StatusCode::BAD_REQUEST);
+    let id = request_id(&names(&unit), made_up_id);
+    let status = StatusCode::BAD_REQUEST;
+    service.app.log_refused(&id, status.as_u16(), &error);
+    answer(unit, status);
+}
+
+/// The fields that name a request, of one whose head is not valid as a whole.
+fn names(unit: &Request) -> HeaderMap {
+    let mut headers = HeaderMap::new();
+    for (name, value) in unit.fields() {
+        let name = [TRACEPARENT, REQUEST_ID]
+            .into_iter()
+            .find(|known| known.as_bytes().eq_ignore_ascii_case(name));
+        if let (Some(name), Ok(value)) = (name, HeaderValue::from_bytes(value)) {
+            headers.entry(name).or_insert(value);
+        }
+    }
+    headers
 }
 
 /// A short answer of our own, that says nothing about causes.

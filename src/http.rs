@@ -211,6 +211,11 @@ fn content_length(headers: &HeaderMap) -> Result<Option<u64>, BadResponse> {
     }
 }
 
+/// The fields that can name a request, in the order of preference.
+pub const TRACEPARENT: &str = "traceparent";
+/// See [`TRACEPARENT`].
+pub const REQUEST_ID: &str = "x-request-id";
+
 /// The id of a request: what the client calls it, or `fallback`.
 ///
 /// A `traceparent` gives its trace id; else an `x-request-id` that is short
@@ -221,11 +226,11 @@ pub fn request_id(headers: &HeaderMap, fallback: impl FnOnce() -> String) -> Str
             .get(name)
             .and_then(|v: &HeaderValue| v.to_str().ok())
     };
-    if let Some(id) = value("traceparent").and_then(trace_id) {
+    if let Some(id) = value(TRACEPARENT).and_then(trace_id) {
         return id.to_owned();
     }
     let harmless = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
-    match value("x-request-id") {
+    match value(REQUEST_ID) {
         Some(id) if (1..=64).contains(&id.len()) && id.chars().all(harmless) => id.to_owned(),
         _ => fallback(),
     }

@@ -52,6 +52,15 @@ impl App {
         }
     }
 
+    /// Logs a request that no guest can be given, unless there have been too
+    /// many like it. `status` is what the client got.
+    pub fn log_refused(&self, id: &str, status: u16, why: &dyn Display) {
+        let text = format!("status={status} {why}");
+        if self.tally.refuse(&text) {
+            self.log_request(Level::Info, id, &text);
+        }
+    }
+
     /// Tells of failures that were kept out of the log for a while.
     pub fn log_suppressed(&self) {
         self.tell(&self.tally.suppressed());
@@ -72,9 +81,18 @@ impl App {
     }
 
     fn tell(&self, suppressed: &[Suppressed]) {
-        for Suppressed { count, example } in suppressed {
-            let text = format!("{count} more failures like this were not logged: {example}");
-            self.log(Level::Error, &text);
+        for Suppressed {
+            reason,
+            count,
+            example,
+        } in suppressed
+        {
+            let (level, what) = match reason {
+                Some(_) => (Level::Error, "failures"),
+                None => (Level::Info, "refused requests"),
+            };
+            let text = format!("{count} more {what} like this were not logged: {example}");
+            self.log(level, &text);
         }
     }
 

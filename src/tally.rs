@@ -1,4 +1,5 @@
-//! Failures counted by reason, and repeated ones kept from flooding the log.
+//! Failures counted by reason, and repeated ones, and requests refused over and
+//! over, kept from flooding the log.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -27,8 +28,9 @@ pub struct Tally {
     hasher: RandomState,
 }
 
-/// Failures with the same reason and cause.
+/// Failures with the same reason and cause, or requests refused for the same.
 struct Kind {
+    reason: Option<Reason>,
     since: Instant,
     seen: u64,
     example: String,
@@ -37,6 +39,8 @@ struct Kind {
 /// Failures that were counted and not logged.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Suppressed {
+    /// Their reason, or none if these are requests that no guest was given.
+    pub reason: Option<Reason>,
     /// How many.
     pub count: u64,
     /// The first line of one like them.
@@ -53,24 +57,36 @@ impl Tally {
         if let Some(count) = self.counts.get(failure.reason as usize) {
             count.fetch_add(1, Ordering::Relaxed);
         }
+        let Failure { reason, detail } = failure;
+        self.admit(Some(*reason), detail, now)
+    }
+
+    /// Takes note of a request that no guest can be given. True if it is to be
+    /// logged.
+    pub fn refuse(&self, why: &str) -> bool {
+        self.admit(None, why, Instant::now())
+    }
+
+    fn admit(&self, reason: Option<Reason>, detail: &str, now: Instant) -> bool {
         let Ok(mut kinds) = self.kinds.lock() else {
             return true;
         };
-        let key = self
-            .hasher
-            .hash_one((failure.reason, cause(&failure.detail)));
+        let key = self.hasher.hash_one((reason, cause(detail)));
         if kinds.len() >= KINDS && !kinds.contains_key(&key) {
             return true;
         }
-        let kind = kinds.entry(key).or_insert_with(|| Kind {
-            since: now,
-            seen: 0,
-            example: failure
-                .to_string()
-                .chars()
-                .take_while(|&c| c != '\n')
-                .take(200)
-                .collect(),
+        let kind = kinds.entry(key).or_insert_with(|| {
+            let line = detail.lines().next().unwrap_or_default();
+            let example = match reason {
+                Some(reason) => format!("{reason}: {line}"),
+                None => line.to_owned(),
+            };
+            Kind {
+                reason,
+                since: now,
+                seen: 0,
+                example: example.chars().take(200).collect(),
+            }
         });
         kind.seen += 1;
         kind.seen <= BURST
@@ -96,6 +112,7 @@ impl Tally {
             let over = now.duration_since(kind.since) >= period;
             if over && kind.seen > BURST {
                 told.push(Suppressed {
+                    reason: kind.reason,
                     count: kind.seen - BURST,
                     example: std::mem::take(&mut kind.example),
                 });
@@ -146,6 +163,7 @@ mod tests {
         assert_eq!(
             tally.suppressed_at(later, PERIOD),
             [Suppressed {
+                reason: Some(Reason::Trap),
                 count: 50,
                 example: "trap: spun for 0ms".to_owned()
             }]
@@ -153,6 +171,25 @@ mod tests {
         assert_eq!(tally.suppressed_at(later, PERIOD), []);
         assert!(tally.count_at(&trap("spun for 1ms\nframe"), later));
         assert_eq!(tally.counts(), [(Reason::Trap, BURST + 50 + 3 + 1)]);
+    }
+
+    #[test]
+    fn refused_requests_are_held_back_and_are_no_failures() {
+        let tally = Tally::default();
+        let logged = (0..BURST + 7).filter(|_| tally.refuse("no URI")).count() as u64;
+        assert_eq!(logged, BURST);
+        assert!(tally.refuse("no method"));
+        // A failure with the same words is something else.
+        assert!(tally.count(&trap("no URI")));
+        assert_eq!(tally.counts(), [(Reason::Trap, 1)]);
+        assert_eq!(
+            tally.suppressed_at_the_end(),
+            [Suppressed {
+                reason: None,
+                count: 7,
+                example: "no URI".to_owned()
+            }]
+        );
     }
 
     #[test]

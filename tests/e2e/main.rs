@@ -27,6 +27,7 @@ mod limits;
 mod logging;
 mod malformed;
 mod processes;
+mod refused;
 mod reload;
 
 mod settings;
@@ -76,6 +77,7 @@ fn all() -> Vec<Case> {
         framing::cases(),
         headers::cases(),
         malformed::cases(),
+        refused::cases(),
         concurrency::cases(),
         failures::cases(),
         limits::cases(),
