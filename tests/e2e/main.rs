@@ -26,6 +26,7 @@ mod isolation;
 mod limits;
 mod logging;
 mod malformed;
+mod modules;
 mod processes;
 mod refused;
 mod reload;
@@ -94,6 +95,7 @@ fn all() -> Vec<Case> {
         download::cases(),
         disconnect::cases(),
         wasm_type::cases(),
+        modules::cases(),
         faults::cases(),
         bounds::cases(),
         budgets::cases(),
