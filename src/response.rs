@@ -187,31 +187,33 @@ impl Stream<'_> {
             .iter()
             .map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()))
             .collect();
+        let status = head.status().as_u16();
         let alone = head_size(&fields, 0);
-        if alone > PLAIN {
-            // Asking for shared memory when there is none would block.
-            let deadline = Instant::now() + self.idle;
-            while !self.unit.events().may_ask_for_memory(alone) {
+        let whole = head_size(&fields, self.buffer.len());
+        let deadline = Instant::now() + self.idle;
+        let content = loop {
+            let events = self.unit.events();
+            let content: &[u8] =
+                if whole <= PLAIN || whole <= CHUNK && events.may_ask_for_memory(whole) {
+                    &self.buffer
+                } else {
+                    &[]
+                };
+            let size = head_size(&fields, content.len());
+            if size <= PLAIN || events.may_ask_for_memory(size) {
+                let last = self.end && content.len() == self.buffer.len();
+                let made = self.unit.respond(status, &fields, content, last);
+                if made.map_err(broken)? {
+                    break content;
+                }
+            }
+            // A small head needs no shared memory, and the next attempt is
+            // without content; it may find some later.
+            if alone > PLAIN {
                 self.wait_for_memory(deadline, true).await?;
             }
-        }
-        let whole = head_size(&fields, self.buffer.len());
-        let fits = whole <= CHUNK && self.unit.events().may_ask_for_memory(whole);
-        let content: &[u8] = if whole <= PLAIN || fits {
-            &self.buffer
-        } else {
-            &[]
         };
-        let status = head.status().as_u16();
-        let mut sent = content.len();
-        let last = self.end && sent == self.buffer.len();
-        let mut made = self.unit.respond(status, &fields, content, last);
-        if made.is_err() && sent > 0 && !self.unit.has_begun() {
-            // libunit has no memory for both; the body may find some later.
-            sent = 0;
-            made = self.unit.respond(status, &fields, &[], false);
-        }
-        made.map_err(broken)?;
+        let sent = content.len();
         self.buffer.advance(sent);
         Ok(())
     }

@@ -99,7 +99,7 @@ const FAILURES: u32 = 100;
 const QUEUE_CHECK: Duration = Duration::from_millis(100);
 
 /// A write that found no shared memory is tried again after this time even if
-/// no acknowledgement arrives: a blocking libunit call can swallow it.
+/// no acknowledgement arrives: libunit may have taken it for another write.
 const WRITER_CHECK: Duration = Duration::from_millis(100);
 
 /// The runtime of a worker thread.

@@ -4,7 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ffi::c_int;
 use std::mem::MaybeUninit;
-use std::os::fd::RawFd;
 use std::ptr::{self, NonNull};
 use std::rc::Rc;
 use std::task::Waker;
@@ -13,12 +12,14 @@ use nxt_unit_sys as sys;
 
 use super::guard::guard;
 use super::module::Task;
+use super::port::{self, Gate, Port, Processed};
 use super::request::Request;
 
 /// Shared memory is given back in chunks of this size, at least.
 pub const CHUNK: usize = 16 * 1024;
 
-/// What is known of the shared memory of this process. libunit cannot be asked.
+/// What is known of the shared memory of this process. libunit cannot be
+/// asked, and writes an alert when a head finds too little.
 #[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Memory {
     /// The last write has found what it needed.
@@ -44,6 +45,7 @@ pub struct Events {
     memory: Cell<Memory>,
     heads: RefCell<Vec<Waker>>,
     bodies: RefCell<Vec<Waker>>,
+    gate: Gate,
     is_main: bool,
     /// The context is gone, and all its requests with it.
     closed: Cell<bool>,
@@ -98,8 +100,8 @@ impl Events {
         self.quit.get()
     }
 
-    /// Whether a libunit call that needs `bytes` of shared memory in one piece,
-    /// and would wait for it, may be made. Only [`Request::write`] never waits.
+    /// Whether a head that needs `bytes` of shared memory in one piece will
+    /// probably find them.
     ///
     /// More than a chunk may not be there in one piece though there is plenty.
     pub fn may_ask_for_memory(&self, bytes: usize) -> bool {
@@ -110,7 +112,7 @@ impl Events {
         }
     }
 
-    /// Such a call has been made. What was given back may be used up by it.
+    /// A head has been made. What was given back may be used up by it.
     pub(super) fn asked_for_memory(&self) {
         if self.memory.get() == Memory::Returned {
             self.memory.set(Memory::Exhausted);
@@ -149,8 +151,8 @@ impl Events {
     }
 
     /// Lets those that wait for shared memory look for it themselves, in case
-    /// an acknowledgement was lost. Bodies can do so without waiting; heads
-    /// have to trust them, unless there are none.
+    /// an acknowledgement was lost. Bodies can do so in silence; heads have to
+    /// trust them, unless there are none.
     pub fn look_for_memory(&self) {
         if self.bodies.borrow().is_empty() {
             return self.memory_returned();
@@ -163,33 +165,11 @@ impl Events {
     pub fn has_memory_waiters(&self) -> bool {
         !self.heads.borrow().is_empty() || !self.bodies.borrow().is_empty()
     }
-}
 
-/// A port of libunit with a descriptor to wait on.
-///
-/// Valid as long as its context.
-#[derive(Clone, Copy)]
-pub struct Port {
-    raw: NonNull<sys::nxt_unit_port_t>,
-    fd: RawFd,
-}
-
-impl Port {
-    /// Becomes readable when [`Context::process`] is worth calling.
-    pub fn fd(self) -> RawFd {
-        self.fd
+    /// Whether libunit may receive messages of this context.
+    pub(super) fn gate(&self) -> &Gate {
+        &self.gate
     }
-}
-
-/// What became of one attempt to process a message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Processed {
-    /// A message was processed; there may be more.
-    Message,
-    /// There is none.
-    Nothing,
-    /// The port is broken.
-    Failed,
 }
 
 /// A libunit context, to be used on the thread that made it.
@@ -235,6 +215,7 @@ impl Context {
         init.callbacks.ready_handler = Some(on_ready);
         init.callbacks.quit = Some(on_quit);
         init.callbacks.shm_ack_handler = Some(on_shm_ack);
+        init.callbacks.port_recv = Some(port::on_port_recv);
         // Its presence keeps libunit from finishing requests on its own when
         // it quits: they are ours to answer within the drain time.
         init.callbacks.close_handler = Some(on_close);
@@ -274,13 +255,8 @@ impl Context {
     /// Receives and processes one message of `port`, if there is one.
     pub fn process(&self, port: Port) -> Processed {
         // SAFETY: the context is live, this is its thread, and the port is
-        // one of its own, which libunit keeps until `nxt_unit_done`.
-        let rc = unsafe { sys::nxt_unit_process_port_msg(self.raw.as_ptr(), port.raw.as_ptr()) };
-        match u32::try_from(rc) {
-            Ok(sys::NXT_UNIT_OK) => Processed::Message,
-            Ok(sys::NXT_UNIT_AGAIN) => Processed::Nothing,
-            _ => Processed::Failed,
-        }
+        // one of its own.
+        unsafe { port::process(self.raw.as_ptr(), port, &self.events.gate) }
     }
 }
 
@@ -293,7 +269,7 @@ impl Drop for Context {
         drop(requests);
         self.events.closed.set(true);
         if let Some(port) = self.events.read_port() {
-            discard(port.fd);
+            port::discard(port.fd);
         }
         // SAFETY: made by `init` or `alloc`, on this thread, and not used
         // after. `events`, which callbacks may still write, is dropped later.
@@ -306,7 +282,7 @@ impl Drop for Context {
 /// # Safety
 ///
 /// `ctx` must be null or a live context made by this module.
-unsafe fn events<'a>(ctx: *mut sys::nxt_unit_ctx_t) -> Option<&'a Events> {
+pub(super) unsafe fn events<'a>(ctx: *mut sys::nxt_unit_ctx_t) -> Option<&'a Events> {
     let ctx = NonNull::new(ctx)?;
     // SAFETY: live by contract.
     let data = unsafe { ctx.as_ref() }.data.cast::<Events>();
@@ -354,7 +330,6 @@ unsafe extern "C" fn on_add_port(
                 events.ready.set(true);
             }
         } else {
-            set_nonblocking(port.in_fd);
             events.read_port.set(Some(known));
         }
     });
@@ -419,35 +394,3 @@ const OK: c_int = sys::NXT_UNIT_OK as c_int;
 
 /// `NXT_UNIT_SHARED_PORT_ID`, which is a cast in Unit's header.
 const SHARED_PORT_ID: u32 = 0xffff;
-
-/// Empties the socket of a read port that is about to be closed. What is in
-/// there would make its senders fail with a reset connection, which unitd
-/// reports as an alert of its own. The port's queue stays as it is.
-fn discard(fd: RawFd) {
-    let mut bytes = [0_u8; 64];
-    loop {
-        // SAFETY: `bytes` is ours and as long as said. Descriptors that came
-        // with a message are closed by the kernel, as no room is given.
-        let read = unsafe {
-            libc::recv(
-                fd,
-                bytes.as_mut_ptr().cast(),
-                bytes.len(),
-                libc::MSG_DONTWAIT,
-            )
-        };
-        if read <= 0 {
-            return;
-        }
-    }
-}
-
-/// Read ports arrive blocking, which an event loop cannot use.
-fn set_nonblocking(fd: RawFd) {
-    // SAFETY: F_GETFL takes no further argument.
-    let flags = unsafe { libc::fcntl(fd, libc::F_GETFL) };
-    if flags >= 0 {
-        // SAFETY: F_SETFL takes an int.
-        unsafe { libc::fcntl(fd, libc::F_SETFL, flags | libc::O_NONBLOCK) };
-    }
-}

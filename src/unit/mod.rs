@@ -11,6 +11,8 @@
 //!   [`Request::done`], or when a `Request` is dropped. Nothing can touch it
 //!   afterwards, because it is consumed.
 //! - No panic crosses into C: every callback runs inside [`guard`].
+//! - No call waits: libunit receives messages by our own callback, which lets
+//!   it only while [`Context::process`] runs (see the module `port`).
 //! - Callbacks only take note of what happened, in [`Events`]; the work is
 //!   done by the event loop, outside of any libunit call.
 
@@ -19,15 +21,17 @@ mod context;
 mod guard;
 mod log;
 mod module;
+mod port;
 mod process;
 mod request;
 mod watch;
 
 pub use conf::{Application, Value};
-pub use context::{CHUNK, Context, Events, MainContext, Port, Processed};
+pub use context::{CHUNK, Context, Events, MainContext};
 pub use guard::{guard, panic_text};
 pub use log::{Level, log};
 pub use module::{Descriptor, Task, descriptor};
+pub use port::{Port, Processed};
 pub use process::{
     CHILD_PANICKED, CHILD_UNCONFINED, Identity, Status, application_identity, exit_now, is_root,
     run_child, thread_id,

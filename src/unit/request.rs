@@ -11,6 +11,7 @@ use std::slice;
 use nxt_unit_sys as sys;
 
 use super::context::Events;
+use super::port::{self, Processed};
 
 /// A libunit call for a response failed; libunit has logged why. Only
 /// [`Request::done`] with `false` can follow.
@@ -176,9 +177,11 @@ impl Request {
     /// in the same message, and sends it unless `last`: then [`Request::done`]
     /// sends it together with the end of the response.
     ///
-    /// Blocks if it takes more than [`PLAIN`] bytes together and shared memory
-    /// has run out: see [`head_size`] and [`Events::may_ask_for_memory`]. Names
-    /// longer than 255 bytes are refused.
+    /// More than [`PLAIN`] bytes together (see [`head_size`]) need shared memory
+    /// in one piece. If there is none, libunit logs an alert, nothing is done and
+    /// false is returned: better ask [`Events::may_ask_for_memory`] first, and
+    /// have [`Events::wait_for_memory`] tell when to try again. Names longer
+    /// than 255 bytes are refused.
     ///
     /// # Errors
     ///
@@ -189,7 +192,7 @@ impl Request {
         fields: &[(&[u8], &[u8])],
         content: &[u8],
         last: bool,
-    ) -> Result<(), SendError> {
+    ) -> Result<bool, SendError> {
         if self.events.is_closed() {
             return Err(SendError("the context is closed, nxt_unit_response_init"));
         }
@@ -203,10 +206,16 @@ impl Request {
             ));
         };
         if head_size(fields, content.len()) > PLAIN {
+            self.empty_read_port();
             self.events.asked_for_memory();
         }
+        self.events.gate().reset();
         // SAFETY: the request is live, on its thread, without a response.
         let rc = unsafe { sys::nxt_unit_response_init(raw, status, count, size) };
+        if self.events.gate().has_refused() {
+            self.events.wrote(false);
+            return Ok(false);
+        }
         check(rc, "nxt_unit_response_init")?;
         // From here on only `done` can follow a failure.
         self.begun = true;
@@ -241,7 +250,20 @@ impl Request {
             let rc = unsafe { sys::nxt_unit_response_send(raw) };
             check(rc, "nxt_unit_response_send")?;
         }
-        Ok(())
+        Ok(true)
+    }
+
+    /// Processes what there is on the read port. When libunit wants to wait for
+    /// shared memory, it takes what it finds there and keeps it until the next
+    /// message comes; a body that a request waits for may be among it.
+    fn empty_read_port(&self) {
+        let Some(port) = self.events.read_port() else {
+            return;
+        };
+        let ctx = self.info().ctx;
+        // SAFETY: the request's context is live and of this thread, as it is
+        // not closed, and the port is its read port.
+        while unsafe { port::process(ctx, port, self.events.gate()) } == Processed::Message {}
     }
 
     /// Sends a piece of the body, after the head, without ever waiting.

@@ -7,7 +7,7 @@ use std::task::{Context as TaskContext, Poll};
 use tokio::io::Interest;
 use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 
-use super::context::Port;
+use super::port::Port;
 
 /// A port registered with the event loop of the calling thread.
 ///

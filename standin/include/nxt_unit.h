@@ -68,6 +68,10 @@ struct nxt_unit_callbacks_s {
     int   (*add_port)(nxt_unit_ctx_t *ctx, nxt_unit_port_t *port);
     void  (*remove_port)(nxt_unit_t *unit, nxt_unit_ctx_t *ctx,
                          nxt_unit_port_t *port);
+    /* Receives from in_fd of a port in place of recvmsg(): -1 for nothing. */
+    ssize_t  (*port_recv)(nxt_unit_ctx_t *ctx, nxt_unit_port_t *port,
+                          void *buf, size_t size, void *oob,
+                          size_t *oob_size);
 };
 
 struct nxt_unit_init_s {

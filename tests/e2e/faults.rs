@@ -64,6 +64,21 @@ fn exhausted_shared_memory(host: &Host) {
     set(&server, &json!({}));
     let response = waiting.join().unwrap().expect("an answer after all");
     assert_eq!(response.ok().body.len(), 300_000);
+    // Now the process believes that there is plenty, and a large head finds
+    // out: libunit would have it wait, and the event loop with it.
+    set(&server, &json!({ "shm_limit": 0 }));
+    let large = Request::get("/bigheaders?count=10&size=300");
+    let waiting = thread::spawn(move || http::fetch(addr, &large));
+    let mut neighbour = Client::keeping(addr).patience(Duration::from_secs(2));
+    for _ in 0..20 {
+        checked(&mut neighbour, &Request::get("/")).unwrap();
+        thread::sleep(Duration::from_millis(20));
+    }
+    assert!(!waiting.is_finished(), "a head without shared memory");
+    set(&server, &json!({}));
+    let response = waiting.join().unwrap().expect("an answer after all").ok();
+    assert_eq!(response.head.all("x-big-9")[0].len(), 300);
+    drop(neighbour);
     server.finish();
 }
 

@@ -131,11 +131,13 @@ impl Context {
             return AGAIN;
         }
         let birth = lib.birth;
+        let own = || self.notified(lib, lib.shared_port);
         let received = port::receive_request(
             &birth.shared_data,
             &birth.shared_notify,
             &birth.queue,
             &mut self.buffer.borrow_mut(),
+            lib.callbacks.port_recv.is_some().then_some(&own),
         );
         match received {
             Ok(Received::Nothing) => AGAIN,
@@ -196,7 +198,9 @@ impl Context {
     }
 
     fn process_read(&self, lib: &'static Lib) -> i32 {
-        match self.receiver.receive() {
+        let own = || self.notified(lib, self.port);
+        let own: Option<port::Notified> = lib.callbacks.port_recv.is_some().then_some(&own);
+        match self.receiver.receive(own) {
             Ok(Received::Nothing) => AGAIN,
             Ok(Received::End) => {
                 self.quit(lib, true);
@@ -208,6 +212,26 @@ impl Context {
                 ERROR
             }
         }
+    }
+
+    /// Lets the module receive a notification, if it does that itself.
+    fn notified(&self, lib: &Lib, port: *mut nxt_unit_port_t) -> std::io::Result<usize> {
+        let nothing = || std::io::Error::from(std::io::ErrorKind::WouldBlock);
+        let callback = lib.callbacks.port_recv.ok_or_else(nothing)?;
+        let (mut buffer, mut oob, mut oob_size) = ([0_u8; 1], [0_u64; 8], size_of::<[u64; 8]>());
+        // SAFETY: the module's callback, with this context, one of its ports,
+        // and buffers as long as said.
+        let length = unsafe {
+            callback(
+                self.public(),
+                port,
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+                oob.as_mut_ptr().cast(),
+                &raw mut oob_size,
+            )
+        };
+        usize::try_from(length).map_err(|_| nothing())
     }
 
     fn handle(&self, lib: &'static Lib, message: Message) -> i32 {
@@ -322,9 +346,11 @@ impl Context {
 
     /// Waits until chunks were given back. Other messages are kept for later;
     /// to be told to quit is an error.
-    pub fn wait_shm_ack(&self) -> Result<(), ()> {
+    pub fn wait_shm_ack(&self, lib: &Lib) -> Result<(), ()> {
+        let own = || self.notified(lib, self.port);
+        let own: Option<port::Notified> = lib.callbacks.port_recv.is_some().then_some(&own);
         loop {
-            match self.receiver.wait() {
+            match self.receiver.wait(own) {
                 Ok(Received::Message(Message::ShmAck)) => return Ok(()),
                 Ok(Received::Message(message)) => {
                     self.pending.borrow_mut().push_back(message);

@@ -138,29 +138,42 @@ impl Receiver {
         }
     }
 
-    /// The next message. Waits for a notification if the module left the
-    /// descriptor blocking.
-    pub fn receive(&self) -> io::Result<Received<Message>> {
+    /// The next message. `notified` receives from the descriptor; without it
+    /// the call waits if the module left the descriptor blocking.
+    pub fn receive(&self, notified: Option<Notified>) -> io::Result<Received<Message>> {
         match self.take()? {
             Received::Nothing => {}
             found => return Ok(found),
         }
-        let mut byte = [0];
-        let notified = net::receive(&self.notify, &mut byte, &mut Vec::new(), Wait::AsDescriptor);
-        match net::or_nothing(notified)? {
+        let length = match notified {
+            Some(notified) => notified(),
+            None => {
+                let mut byte = [0];
+                let fds = &mut Vec::new();
+                net::receive(&self.notify, &mut byte, fds, Wait::AsDescriptor)
+            }
+        };
+        match net::or_nothing(length)? {
             None => Ok(Received::Nothing),
             Some(0) => Ok(Received::End),
             Some(_) => self.take(),
         }
     }
 
-    /// As `receive`, but waits whatever the module made of the descriptor.
-    pub fn wait(&self) -> io::Result<Received<Message>> {
+    /// As `receive`, but waits whatever the module made of the descriptor,
+    /// unless it receives by itself.
+    pub fn wait(&self, notified: Option<Notified>) -> io::Result<Received<Message>> {
         use rustix::event::{PollFd, PollFlags, poll};
         loop {
             match self.take()? {
                 Received::Nothing => {}
                 found => return Ok(found),
+            }
+            if let Some(notified) = notified {
+                match net::or_nothing(notified())? {
+                    None => return Ok(Received::Nothing),
+                    Some(_) => continue,
+                }
             }
             let mut watched = [PollFd::new(&self.data, PollFlags::IN)];
             match poll(&mut watched, None) {
@@ -171,6 +184,9 @@ impl Receiver {
     }
 }
 
+/// The module's own way to receive a notification: its length.
+pub type Notified<'a> = &'a dyn Fn() -> io::Result<usize>;
+
 /// A request message: its length in the buffer, and the body's file.
 pub type RequestMessage = (usize, Option<OwnedFd>);
 
@@ -180,6 +196,7 @@ pub fn receive_request(
     notify: &OwnedFd,
     words: &QueueWords,
     buffer: &mut [u8],
+    own: Option<Notified>,
 ) -> io::Result<Received<RequestMessage>> {
     let take = |buffer: &mut [u8]| -> io::Result<Option<RequestMessage>> {
         let mut fds = Vec::new();
@@ -193,9 +210,11 @@ pub fn receive_request(
         if let Some(found) = take(buffer)? {
             return Ok(Received::Message(found));
         }
-        let mut byte = [0];
-        let notified = net::receive(notify, &mut byte, &mut Vec::new(), Wait::Never);
-        match net::or_nothing(notified)? {
+        let length = match own {
+            Some(own) => own(),
+            None => net::receive(notify, &mut [0], &mut Vec::new(), Wait::Never),
+        };
+        match net::or_nothing(length)? {
             None => return Ok(Received::Nothing),
             Some(0) => return Ok(Received::End),
             Some(_) => words.notified.store(0, Ordering::Release),
@@ -226,7 +245,7 @@ mod tests {
         }
         assert!(readable(&receiver.notify));
         let mut seen = Vec::new();
-        while let Received::Message(message) = receiver.receive().unwrap() {
+        while let Received::Message(message) = receiver.receive(None).unwrap() {
             seen.push(message);
         }
         assert_eq!(seen, [Message::Ack, Message::ShmAck, Message::Quit]);

@@ -35,7 +35,7 @@ impl Lib {
             }
             self.words.oosm.store(1, Ordering::Release);
             let unsent = u64::try_from(self.unsent.load(Ordering::Acquire)).unwrap_or(0);
-            if unsent + minimum.max(1) as u64 > self.window() {
+            if unsent > 0 && unsent + minimum.max(1) as u64 > self.window() {
                 // What is not sent, the router cannot give back.
                 return if minimum == 0 { Ok(taken) } else { Err(()) };
             }
@@ -45,7 +45,7 @@ impl Lib {
             if minimum == 0 {
                 return Ok(taken);
             }
-            context.wait_shm_ack()?;
+            context.wait_shm_ack(self)?;
         }
     }
 
