@@ -5,15 +5,12 @@ mod bindings;
 
 use std::env;
 use std::path::{Path, PathBuf};
-use std::process::ExitCode;
 
-fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            println!("cargo::error={error}");
-            ExitCode::FAILURE
-        }
+fn main() {
+    // This fails the build. An exit code would make cargo say it twice, in the
+    // midst of everything else that was printed here.
+    if let Err(error) = run() {
+        println!("cargo::error={}", error.trim().replace('\n', "; "));
     }
 }
 
@@ -28,37 +25,55 @@ fn run() -> Result<(), String> {
         None => ("standin", vec![here.join("../standin/include")]),
     };
     println!("cargo::metadata=host={host}");
+    tell_tests()?;
     bindings::generate(&here.join("wrapper.h"), &include_dirs, &out)
 }
+
+/// The tests run this script again, on trees of their own.
+fn tell_tests() -> Result<(), String> {
+    let script = env::current_exe().map_err(|e| format!("no path of the build script: {e}"))?;
+    let target = env::var("TARGET").map_err(|e| format!("TARGET: {e}"))?;
+    println!("cargo::rustc-env=NXT_BUILD_SCRIPT={}", script.display());
+    println!("cargo::rustc-env=NXT_BUILD_TARGET={target}");
+    Ok(())
+}
+
+/// What to do about a tree that is none.
+const WHICH: &str = "name the source tree of the unitd that is to load the module, or leave \
+                     UNIT_SRC empty to build for the stand-in";
 
 /// Checks that the tree is there, configured and built, and links its libunit.
 fn link_unit(tree: &Path) -> Result<Vec<PathBuf>, String> {
     let name = format!("UNIT_SRC={}", tree.display());
+    if tree.is_relative() {
+        return Err(format!("{name}: an absolute path is needed; {WHICH}"));
+    }
     let tree = tree
         .canonicalize()
-        .map_err(|e| format!("{name}: no such source tree of NGINX Unit or FreeUnit: {e}"))?;
+        .map_err(|e| format!("{name}: there is no such directory ({e}); {WHICH}"))?;
     let need = |path: &str, what: &str| {
         let path = tree.join(path);
         println!("cargo::rerun-if-changed={}", path.display());
         if path.is_file() {
             Ok(path)
         } else {
-            Err(format!("{name}: {what}: {} is missing", path.display()))
+            Err(format!("{name}: {} is missing: {what}", path.display()))
         }
     };
     need(
         "src/nxt_unit.h",
-        "this is not a source tree of NGINX Unit or FreeUnit",
+        &format!("this is not a source tree of NGINX Unit or FreeUnit; {WHICH}"),
     )?;
     for header in ["nxt_auto_config.h", "nxt_version.h"] {
         need(
             &format!("build/include/{header}"),
-            "the tree is not configured and built, run `./configure && make` in it",
+            "the tree is not configured and built; run `./configure` with the options of that \
+             unitd, and `make`, in the tree",
         )?;
     }
     let object = need(
         "build/src/nxt_unit.o",
-        "libunit is not built, run `make build/src/nxt_unit.o` in the tree",
+        "libunit is not built; run `make build/src/nxt_unit.o` in the tree",
     )?;
     cc::Build::new()
         .object(object)
