@@ -329,6 +329,7 @@ impl Worker {
     /// Takes requests, one at a time: takes one, lets it run as far as it can,
     /// and only then looks for the next, so that idle siblings get theirs.
     fn poll_requests(&mut self, cx: &mut TaskContext<'_>) -> Result<(), String> {
+        let mut held = 0;
         for _ in 0..BURST {
             self.run_exchanges(cx);
             if self.gave_up {
@@ -342,7 +343,7 @@ impl Worker {
             } else if !self.has_waited(cx) {
                 return Ok(());
             }
-            let Some(request) = self.next_request(cx)? else {
+            let Some(request) = self.next_request(&mut held, cx)? else {
                 self.full_timer = None;
                 self.refusing = false;
                 return Ok(());
@@ -423,16 +424,32 @@ impl Worker {
         )
     }
 
-    /// The next request, if there is one.
-    fn next_request(&mut self, cx: &mut TaskContext<'_>) -> Result<Option<Request>, String> {
+    /// The next request, if there is one. `held` counts those taken in this
+    /// turn that libunit holds back until the rest of them has come.
+    fn next_request(
+        &mut self,
+        held: &mut u32,
+        cx: &mut TaskContext<'_>,
+    ) -> Result<Option<Request>, String> {
         loop {
             // A message can bring several, when libunit had held them back.
             let request = self.context.events().next_request();
             if request.is_some() || self.is_draining() {
                 return Ok(request);
             }
+            // Uploads that nobody serves yet must not be taken away from other
+            // processes. The next turn begins with the read port, where the
+            // rest of them arrives.
+            let taken = self.service.in_flight.load(Ordering::Acquire);
+            if taken.saturating_add(*held) > self.service.settings.limits.concurrency {
+                cx.waker().wake_by_ref();
+                return Ok(None);
+            }
             if !self.take_message(cx)? {
                 return Ok(None);
+            }
+            if !self.context.events().has_requests() {
+                *held += 1;
             }
         }
     }
