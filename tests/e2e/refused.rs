@@ -74,12 +74,7 @@ fn a_flood_of_them_is_counted_not_logged(host: &Host) {
     }
     drop(conn);
     let quick = begin.elapsed() < Duration::from_secs(9);
-    let logged = || {
-        server
-            .log
-            .matching(|line| line.contains(&format!("{LINE}")))
-            .len()
-    };
+    let logged = || server.log.matching(|line| line.contains(LINE)).len();
     let told = || {
         let lines = server
             .log
