@@ -28,6 +28,7 @@ mod logging;
 mod malformed;
 mod modules;
 mod processes;
+mod python;
 mod refused;
 mod reload;
 
@@ -50,6 +51,8 @@ enum Scope {
     Standin,
     /// Every host, with the module built for type `wasm`.
     WasmType,
+    /// Every host, if the guest in Python was built.
+    Python,
 }
 
 /// One test.
@@ -94,6 +97,7 @@ fn all() -> Vec<Case> {
         drain::cases(),
         download::cases(),
         disconnect::cases(),
+        python::cases(),
         wasm_type::cases(),
         modules::cases(),
         faults::cases(),
@@ -109,7 +113,7 @@ impl Scope {
     fn module_type(self) -> ModuleType {
         match self {
             Self::WasmType => ModuleType::Wasm,
-            Self::All | Self::Standin => ModuleType::Component,
+            Self::All | Self::Standin | Self::Python => ModuleType::Component,
         }
     }
 
@@ -122,7 +126,8 @@ fn trial(case: &Case, kind: Kind) -> Result<Trial, String> {
     let name = format!("{}::{}", kind.name(), case.name);
     let module_type = case.scope.module_type();
     let host = Host::from_env(kind, module_type)?;
-    let absent = host.is_none();
+    let unbuilt = case.scope == Scope::Python && !harness::guests::python().exists();
+    let absent = host.is_none() || unbuilt;
     let run = case.run;
     let trial = Trial::test(name, move || match &host {
         Some(host) => {

@@ -18,6 +18,11 @@ pub fn hello() -> PathBuf {
     root().join("example/hello/hello.wasm")
 }
 
+/// The guest in Python, which `make guests` builds where it can.
+pub fn python() -> PathBuf {
+    root().join("build/guests/python-hello.wasm")
+}
+
 /// The folder of components that cannot serve, as text.
 fn bad_folder() -> PathBuf {
     root().join("tests/guests/bad")
