@@ -32,8 +32,9 @@ pub enum CacheError {
     NotADirectory(PathBuf),
     /// Another user could have written it.
     #[error(
-        "{path} belongs to user {found}: it must belong to root or to user {wanted}, since \
-         machine code is loaded from it"
+        "{path} belongs to user {found}: it must belong to {}, since machine code is loaded \
+         from it",
+        owners(*wanted)
     )]
     Owner {
         /// What was looked at.
@@ -65,6 +66,13 @@ pub enum CacheError {
         /// What the operating system said.
         error: io::Error,
     },
+}
+
+fn owners(wanted: u32) -> String {
+    match wanted {
+        0 => "root".to_owned(),
+        user => format!("root or to user {user}"),
+    }
 }
 
 /// A directory of compiled components.

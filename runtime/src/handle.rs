@@ -479,7 +479,10 @@ impl GuestBody {
             ready!(self.after.poll(cx));
             Poll::Ready(Err(Failure::new(
                 Reason::Timeout,
-                format!("still running {:?} after its response", self.after.after),
+                format!(
+                    "still running {:?} after its response (UNIT_WASM_TIMEOUT)",
+                    self.after.after
+                ),
             )))
         })
         .await

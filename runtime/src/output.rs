@@ -46,6 +46,7 @@ const RECORD: usize = 128;
 
 /// Bounds shared by the two streams of a request.
 struct Volume {
+    limit: usize,
     left: usize,
     /// The operator has been told that the rest is dropped.
     told: bool,
@@ -70,6 +71,7 @@ impl Output {
             request,
             log,
             volume: Arc::new(Mutex::new(Volume {
+                limit,
                 left: limit,
                 told: false,
             })),
@@ -140,7 +142,10 @@ impl LineBuffer {
             Ok(mut volume) if !volume.told => {
                 volume.told = true;
                 volume.left = 0;
-                "output limit reached, the rest is dropped".to_owned()
+                let limit = volume.limit;
+                format!(
+                    "output limit reached: {limit} bytes (UNIT_WASM_OUTPUT); the rest is dropped"
+                )
             }
             _ => return,
         };
@@ -311,7 +316,7 @@ mod tests {
             lines,
             [
                 "id stdout: 12345",
-                "id stdout: output limit reached, the rest is dropped"
+                "id stdout: output limit reached: 128 bytes (UNIT_WASM_OUTPUT); the rest is dropped"
             ]
         );
     }
