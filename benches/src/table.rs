@@ -120,6 +120,7 @@ pub fn render(lines: &[Line]) -> String {
         for (index, (cell, width)) in cells.into_iter().zip(widths).enumerate() {
             // Names to the left, figures to the right.
             let _ = match index {
+                _ if cell.starts_with(FAILED) => write!(line, "{cell}"),
                 0 | 1 => write!(line, "{cell:<width$}  "),
                 _ => write!(line, "{cell:>width$}  "),
             };
