@@ -1,11 +1,9 @@
 //! The life of an application: its prototype process, then the processes that
 //! serve requests.
 
-use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
-use std::thread;
 use std::time::Duration;
 
 use nxt_wasm_runtime::Runtime;
@@ -13,7 +11,7 @@ use nxt_wasm_runtime::Runtime;
 use crate::prepare::{self, Prepared};
 use crate::report::App;
 use crate::settings::Settings;
-use crate::unit::{Application, Context, Level, MainContext, Task};
+use crate::unit::{Application, Context, Level, Task};
 use crate::watchdog::Watchdog;
 use crate::worker::{self, Siblings};
 
@@ -110,25 +108,13 @@ fn serve(
     raise_descriptor_limit();
     // From here on Unit may send requests.
     let context = Context::init(task).map_err(|function| failed(&format!("{function} failed")))?;
-    let context = Rc::new(context);
-    let main = context.as_main();
-    let threads = Rc::new(RefCell::new(Vec::new()));
     let ended = worker::serve(tokio, &context, &service, {
-        let (service, threads) = (Arc::clone(&service), Rc::clone(&threads));
+        let (service, main) = (Arc::clone(&service), Rc::clone(&context));
         // Not before: the router must not hear of a further context of a
         // process that it does not know yet.
-        move || {
-            let others = 1..service.settings.threads;
-            let spawned = others.filter_map(|number| spawn_worker(number, &service, main));
-            threads.borrow_mut().extend(spawned);
-        }
+        move || (1..service.settings.threads).for_each(|n| spawn_worker(n, &service, &main))
     });
-    // The others share state with the main context: it goes last.
-    for thread in threads.take() {
-        if thread.join().is_err() {
-            app.log(Level::Alert, "a worker thread panicked");
-        }
-    }
+    // Waits for the others.
     drop(context);
     app.log_totals();
     if let Err(error) = ended {
@@ -162,36 +148,28 @@ fn load(setup: &Setup) -> Result<Runtime, nxt_wasm_runtime::LoadError> {
     unsafe { Runtime::load(artifact, description, limits.clone(), grants.clone()) }
 }
 
-fn spawn_worker(
-    number: usize,
-    service: &Arc<worker::Service>,
-    main: MainContext,
-) -> Option<thread::JoinHandle<()>> {
-    let service = Arc::clone(service);
+fn spawn_worker(number: usize, service: &Arc<worker::Service>, main: &Context) {
     let app = service.app.clone();
-    let work = move || {
+    let service = Arc::clone(service);
+    let work = move |context: Result<Rc<Context>, &'static str>| {
+        let app = &service.app;
+        let context = match context {
+            Ok(context) => context,
+            // Not an alarm: the router may have gone, at a stop.
+            Err(function) => {
+                let text = format!("a process with one thread less: {function} failed");
+                return app.log(Level::Error, &text);
+            }
+        };
         let outcome = worker::event_loop()
             .map_err(|e| format!("event loop: {e}"))
-            .and_then(|tokio| {
-                // Not an alarm: the router may have gone, at a stop. libunit
-                // logs why.
-                let context = match Context::alloc(main) {
-                    Ok(context) => context,
-                    Err(function) => {
-                        let text = format!("a process with one thread less: {function} failed");
-                        service.app.log(Level::Error, &text);
-                        return Ok(());
-                    }
-                };
-                worker::serve(tokio, &Rc::new(context), &service, || {})
-            });
+            .and_then(|tokio| worker::serve(tokio, &context, &service, || {}));
         if let Err(error) = outcome {
-            service.app.log(Level::Alert, &error);
+            app.log(Level::Alert, &error);
         }
     };
-    thread::Builder::new()
-        .name(format!("wasm-worker-{number}"))
-        .spawn(work)
-        .inspect_err(|e| app.log(Level::Alert, &format!("cannot start a worker thread: {e}")))
-        .ok()
+    if let Err(error) = main.spawn(format!("wasm-worker-{number}"), work) {
+        let text = format!("cannot start a worker thread: {error}");
+        app.log(Level::Alert, &text);
+    }
 }

@@ -138,6 +138,7 @@ pub fn serve(
         // call for every wake-up.
         tokio::task::spawn_local(worker).await
     });
+    context.events().drop_requests();
     service.siblings.drain();
     // Takes descriptors out of epoll before libunit closes them.
     // Not waiting for file operations that may hang.
@@ -268,7 +269,8 @@ impl Worker {
     fn poll_read_port(&mut self, cx: &mut TaskContext<'_>) -> Result<(), String> {
         let events = self.context.events();
         if self.read_port.is_none() {
-            let port = events.read_port().ok_or("libunit has given no read port")?;
+            let port = self.context.read_port();
+            let port = port.ok_or("libunit has given no read port")?;
             self.read_port = Some(watch(port)?);
         }
         let Some(watched) = &self.read_port else {
@@ -459,7 +461,7 @@ impl Worker {
     fn take_message(&mut self, cx: &mut TaskContext<'_>) -> Result<bool, String> {
         let events = self.context.events();
         if self.shared_port.is_none() {
-            let Some(port) = events.shared_port() else {
+            let Some(port) = self.context.shared_port() else {
                 return Ok(false);
             };
             self.shared_port = Some(watch(port)?);

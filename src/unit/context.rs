@@ -3,16 +3,19 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::ffi::c_int;
+use std::io;
 use std::mem::MaybeUninit;
 use std::ptr::{self, NonNull};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::task::Waker;
+use std::thread::{self, JoinHandle};
 
 use nxt_unit_sys as sys;
 
-use super::guard::guard;
+use super::guard::{guard, panic_text};
+use super::log::{Level, log};
 use super::module::Task;
-use super::port::{self, Gate, Port, Processed};
+use super::port::{self, Gate, Port, Processed, RawPort};
 use super::request::Request;
 
 /// Shared memory is given back in chunks of this size, at least.
@@ -37,8 +40,8 @@ enum Memory {
 #[derive(Default)]
 pub struct Events {
     requests: RefCell<VecDeque<Request>>,
-    read_port: Cell<Option<Port>>,
-    shared_port: Cell<Option<Port>>,
+    read_port: Cell<Option<RawPort>>,
+    shared_port: Cell<Option<RawPort>>,
     ready: Cell<bool>,
     draining: Cell<bool>,
     quit: Cell<bool>,
@@ -47,8 +50,8 @@ pub struct Events {
     bodies: RefCell<Vec<Waker>>,
     gate: Gate,
     is_main: bool,
-    /// The context is gone, and all its requests with it.
-    closed: Cell<bool>,
+    /// The context, once there is one, for its requests to keep.
+    context: RefCell<Weak<Context>>,
 }
 
 impl Events {
@@ -57,11 +60,6 @@ impl Events {
             is_main,
             ..Self::default()
         })
-    }
-
-    /// The context is gone: nothing may be called for its requests any more.
-    pub(super) fn is_closed(&self) -> bool {
-        self.closed.get()
     }
 
     /// The next request to serve.
@@ -74,15 +72,11 @@ impl Events {
         !self.requests.borrow().is_empty()
     }
 
-    /// The port on which this context alone is spoken to.
-    pub fn read_port(&self) -> Option<Port> {
-        self.read_port.get()
-    }
-
-    /// The port on which requests for the application arrive. Before this is
-    /// some and [`Events::is_ready`], taking from it does nothing.
-    pub fn shared_port(&self) -> Option<Port> {
-        self.shared_port.get()
+    /// Fails the requests that nobody has taken.
+    pub fn drop_requests(&self) {
+        // Taken out first, as finishing them can call back.
+        let requests = self.requests.take();
+        drop(requests);
     }
 
     /// The router knows this context: requests may be taken.
@@ -172,23 +166,22 @@ impl Events {
     }
 }
 
-/// A libunit context, to be used on the thread that made it.
+/// A libunit context, to be used on the thread that made it. It lasts until
+/// the last of its ports and requests is dropped.
 pub struct Context {
     raw: NonNull<sys::nxt_unit_ctx_t>,
     events: Rc<Events>,
+    /// Those with further contexts, which share state with this one.
+    threads: RefCell<Vec<JoinHandle<()>>>,
 }
 
-/// Names the main context to the threads that allocate their own from it.
-///
-/// Allocating is the one thing it allows: `nxt_unit_ctx_alloc` touches only
-/// state of the library that libunit guards with a mutex. The main context
-/// must outlive all others, since they share its state.
-#[derive(Clone, Copy)]
-pub struct MainContext(NonNull<sys::nxt_unit_ctx_t>);
+/// Names the main context to a thread that allocates its own from it.
+struct Main(NonNull<sys::nxt_unit_ctx_t>);
 
-// SAFETY: the pointer is only ever passed to `nxt_unit_ctx_alloc`, which may
-// be called on any thread: Unit's own modules for threaded languages do.
-unsafe impl Send for MainContext {}
+// SAFETY: the pointer is only ever passed to `nxt_unit_ctx_alloc`, which
+// touches only state of the library that libunit guards with a mutex: Unit's
+// own modules for threaded languages call it on such threads too.
+unsafe impl Send for Main {}
 
 impl Context {
     /// Initialises libunit for the application in `task` and makes its main
@@ -197,7 +190,7 @@ impl Context {
     /// # Errors
     ///
     /// The name of the libunit function that failed; libunit logs why.
-    pub fn init(task: &Task<'_>) -> Result<Self, &'static str> {
+    pub fn init(task: &Task<'_>) -> Result<Rc<Self>, &'static str> {
         let events = Events::new(true);
         let mut init = MaybeUninit::<sys::nxt_unit_init_t>::zeroed();
         // SAFETY: the task and its configuration are live while `task` is;
@@ -223,56 +216,94 @@ impl Context {
         // `events` keeps alive until after `nxt_unit_done`.
         let raw = unsafe { sys::nxt_unit_init(&raw mut init) };
         let raw = NonNull::new(raw).ok_or("nxt_unit_init")?;
-        Ok(Self { raw, events })
+        Ok(Self::new(raw, events))
     }
 
     /// A further context of this process, for the calling thread.
+    fn alloc(main: Main) -> Result<Rc<Self>, &'static str> {
+        let events = Events::new(false);
+        let data = Rc::as_ptr(&events).cast_mut().cast();
+        // SAFETY: the main context waits for this thread before it ends
+        // (`drop`); `data` is kept alive until after `nxt_unit_done`.
+        let raw = unsafe { sys::nxt_unit_ctx_alloc(main.0.as_ptr(), data) };
+        let raw = NonNull::new(raw).ok_or("nxt_unit_ctx_alloc")?;
+        Ok(Self::new(raw, events))
+    }
+
+    fn new(raw: NonNull<sys::nxt_unit_ctx_t>, events: Rc<Events>) -> Rc<Self> {
+        let context = Rc::new(Self {
+            raw,
+            events,
+            threads: RefCell::default(),
+        });
+        context.events.context.replace(Rc::downgrade(&context));
+        context
+    }
+
+    /// Runs `work` on a thread with a further context of this process, or with
+    /// the name of the libunit function that failed to make one; libunit logs
+    /// why. To be called on the main context, which waits for the thread
+    /// before it ends.
     ///
     /// # Errors
     ///
-    /// The name of the libunit function that failed.
-    pub fn alloc(main: MainContext) -> Result<Self, &'static str> {
-        let events = Events::new(false);
-        let data = Rc::as_ptr(&events).cast_mut().cast();
-        // SAFETY: the main context outlives this one (see `MainContext`);
-        // `data` is kept alive until after `nxt_unit_done`.
-        let raw = unsafe { sys::nxt_unit_ctx_alloc(main.0.as_ptr(), data) };
-        let raw = NonNull::new(raw).ok_or("nxt_unit_ctx_alloc")?;
-        Ok(Self { raw, events })
-    }
-
-    /// For [`Context::alloc`] on other threads. Only for the context that
-    /// [`Context::init`] made, and only for threads that end before it does.
-    pub fn as_main(&self) -> MainContext {
-        MainContext(self.raw)
+    /// The operating system's, if there can be no thread.
+    pub fn spawn(
+        &self,
+        name: String,
+        work: impl FnOnce(Result<Rc<Self>, &'static str>) + Send + 'static,
+    ) -> io::Result<()> {
+        let main = Main(self.raw);
+        let thread = thread::Builder::new()
+            .name(name)
+            .spawn(move || work(Self::alloc(main)))?;
+        self.threads.borrow_mut().push(thread);
+        Ok(())
     }
 
     /// What libunit has reported.
-    pub fn events(&self) -> &Rc<Events> {
+    pub fn events(&self) -> &Events {
         &self.events
     }
 
-    /// Receives and processes one message of `port`, if there is one.
-    pub fn process(&self, port: Port) -> Processed {
-        // SAFETY: the context is live, this is its thread, and the port is
-        // one of its own.
-        unsafe { port::process(self.raw.as_ptr(), port, &self.events.gate) }
+    /// The port on which this context alone is spoken to.
+    pub fn read_port(self: &Rc<Self>) -> Option<Port> {
+        Some(Port::new(self.events.read_port.get()?, self))
+    }
+
+    /// The port on which requests for the application arrive. Before this is
+    /// some and [`Events::is_ready`], taking from it does nothing.
+    pub fn shared_port(self: &Rc<Self>) -> Option<Port> {
+        Some(Port::new(self.events.shared_port.get()?, self))
+    }
+
+    /// Receives and processes one message of `port`, a port of this context,
+    /// if there is one.
+    pub fn process(&self, port: &Port) -> Processed {
+        // SAFETY: the context is live, this is its thread, and libunit keeps
+        // its ports until `nxt_unit_done`.
+        unsafe { port::process(self.raw.as_ptr(), port.raw(), &self.events.gate) }
     }
 }
 
 impl Drop for Context {
     fn drop(&mut self) {
-        // Requests must be finished before their context is. Those that
-        // somebody still holds are finished by `nxt_unit_done`.
-        // Taken out first, as finishing them can call back.
-        let requests = self.events.requests.take();
-        drop(requests);
-        self.events.closed.set(true);
-        if let Some(port) = self.events.read_port() {
+        for thread in self.threads.take() {
+            if let Err(panic) = thread.join() {
+                let text = panic_text(&*panic);
+                log(
+                    Level::Alert,
+                    "wasm: ",
+                    &format!("panic in a thread: {text}"),
+                );
+            }
+        }
+        if let Some(port) = self.events.read_port.get() {
             port::discard(port.fd);
         }
         // SAFETY: made by `init` or `alloc`, on this thread, and not used
-        // after. `events`, which callbacks may still write, is dropped later.
+        // after: whoever has a request or a port of it keeps it. `events`,
+        // which callbacks may still write, is dropped later.
         unsafe { sys::nxt_unit_done(self.raw.as_ptr()) };
     }
 }
@@ -293,9 +324,18 @@ pub(super) unsafe fn events<'a>(ctx: *mut sys::nxt_unit_ctx_t) -> Option<&'a Eve
 
 unsafe extern "C" fn on_request(raw: *mut sys::nxt_unit_request_info_t) {
     guard("request_handler", (), || {
-        // SAFETY: libunit passes a new request that nobody else has, on the
-        // thread of its context.
-        if let Some((request, events)) = unsafe { Request::adopt(raw) } {
+        let Some(info) = NonNull::new(raw) else {
+            return;
+        };
+        // SAFETY: libunit passes a live request, which is only read, of a live
+        // context of ours.
+        let events = unsafe { events(info.as_ref().ctx) };
+        // Requests come while messages are processed, by a live `Context`.
+        let context = events.and_then(|events| events.context.borrow().upgrade());
+        if let (Some(events), Some(context)) = (events, context) {
+            // SAFETY: it is new, so nobody else has it, and this is the thread
+            // of its context.
+            let request = unsafe { Request::adopt(info, context) };
             events.requests.borrow_mut().push_back(request);
         }
     });
@@ -317,7 +357,7 @@ unsafe extern "C" fn on_add_port(
         if port.in_fd < 0 {
             return;
         }
-        let known = Port {
+        let known = RawPort {
             raw,
             fd: port.in_fd,
         };

@@ -6,7 +6,9 @@
 //!   [`Context`] and [`Request`] are `!Send`, so calling libunit for them
 //!   elsewhere does not compile. The two exceptions are logging, which libunit
 //!   guards itself, and allocating a context from the main one (see
-//!   [`MainContext`]).
+//!   [`Context::spawn`]).
+//! - A context lasts as long as its requests and ports, and the main one longer
+//!   than all others: each keeps what it needs.
 //! - `nxt_unit_request_done` is called exactly once for every request: by
 //!   [`Request::done`], or when a `Request` is dropped. Nothing can touch it
 //!   afterwards, because it is consumed.
@@ -27,7 +29,7 @@ mod request;
 mod watch;
 
 pub use conf::{Application, Value};
-pub use context::{CHUNK, Context, Events, MainContext};
+pub use context::{CHUNK, Context, Events};
 pub use guard::{guard, panic_text};
 pub use log::{Level, log};
 pub use module::{Descriptor, Task, descriptor};

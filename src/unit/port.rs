@@ -8,28 +8,47 @@
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{BorrowedFd, RawFd};
 use std::ptr::NonNull;
+use std::rc::Rc;
 
 use nxt_unit_sys as sys;
 
-use super::context;
+use super::context::{self, Context};
 use super::guard::guard;
 use super::log::{Level, log};
 
-/// A port of libunit with a descriptor to wait on.
-///
-/// Valid as long as its context.
+/// A port as libunit knows it. Valid as long as its context.
 #[derive(Clone, Copy)]
+pub(super) struct RawPort {
+    pub raw: NonNull<sys::nxt_unit_port_t>,
+    pub fd: RawFd,
+}
+
+/// A port of libunit with a descriptor to wait on. Keeps its context.
 pub struct Port {
-    pub(super) raw: NonNull<sys::nxt_unit_port_t>,
-    pub(super) fd: RawFd,
+    raw: RawPort,
+    _context: Rc<Context>,
 }
 
 impl Port {
-    /// Becomes readable when [`super::Context::process`] is worth calling.
-    pub fn fd(self) -> RawFd {
-        self.fd
+    /// `raw` must be a port of `context`.
+    pub(super) fn new(raw: RawPort, context: &Rc<Context>) -> Self {
+        Self {
+            raw,
+            _context: Rc::clone(context),
+        }
+    }
+
+    pub(super) fn raw(&self) -> RawPort {
+        self.raw
+    }
+
+    /// Becomes readable when [`Context::process`] is worth calling.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: libunit keeps the port's descriptor open as long as the
+        // context, which `self` keeps.
+        unsafe { BorrowedFd::borrow_raw(self.raw.fd) }
     }
 }
 
@@ -89,7 +108,11 @@ impl Gate {
 ///
 /// `ctx` must be a live context of the calling thread with this `gate`, and
 /// `port` one of its ports.
-pub(super) unsafe fn process(ctx: *mut sys::nxt_unit_ctx_t, port: Port, gate: &Gate) -> Processed {
+pub(super) unsafe fn process(
+    ctx: *mut sys::nxt_unit_ctx_t,
+    port: RawPort,
+    gate: &Gate,
+) -> Processed {
     gate.open();
     // SAFETY: by contract; libunit keeps its ports until `nxt_unit_done`.
     let rc = unsafe { sys::nxt_unit_process_port_msg(ctx, port.raw.as_ptr()) };

@@ -10,8 +10,8 @@ use std::slice;
 
 use nxt_unit_sys as sys;
 
-use super::context::Events;
-use super::port::{self, Processed};
+use super::context::{Context, Events};
+use super::port::Processed;
 
 /// A libunit call for a response failed; libunit has logged why. Only
 /// [`Request::done`] with `false` can follow.
@@ -34,46 +34,33 @@ pub enum Content {
 /// broken response otherwise.
 pub struct Request {
     raw: NonNull<sys::nxt_unit_request_info_t>,
-    events: Rc<Events>,
+    /// Kept, as libunit finishes the requests of a context that ends.
+    context: Rc<Context>,
     /// Something of the response has gone out, or may have.
     begun: bool,
 }
 
 impl Request {
-    /// Takes over a request from the handler that libunit calls, with the
-    /// events of its context.
+    /// Takes over a request of `context` from the handler that libunit calls.
     ///
     /// # Safety
     ///
-    /// `raw` must be null or a request that was just handed to the request
-    /// handler of one of our contexts, on the context's thread.
+    /// `raw` must be a live request that was just handed to the request handler
+    /// of `context`, on its thread.
     pub(super) unsafe fn adopt(
-        raw: *mut sys::nxt_unit_request_info_t,
-    ) -> Option<(Self, Rc<Events>)> {
-        let raw = NonNull::new(raw)?;
-        // SAFETY: a live request by contract; only read.
-        let ctx = NonNull::new(unsafe { raw.as_ref() }.ctx)?;
-        // SAFETY: the request's context is live.
-        let data = unsafe { ctx.as_ref() }.data.cast::<Events>();
-        if data.is_null() {
-            return None;
-        }
-        // SAFETY: `data` comes from `Rc::as_ptr` of events that the context
-        // keeps alive; the count is raised for the `Rc` made below.
-        unsafe { Rc::increment_strong_count(data) };
-        // SAFETY: as above; this is the thread that made the `Rc`.
-        let events = unsafe { Rc::from_raw(data) };
-        let request = Self {
+        raw: NonNull<sys::nxt_unit_request_info_t>,
+        context: Rc<Context>,
+    ) -> Self {
+        Self {
             raw,
-            events: Rc::clone(&events),
+            context,
             begun: false,
-        };
-        Some((request, events))
+        }
     }
 
     /// What libunit has reported to the request's context.
     pub fn events(&self) -> &Events {
-        &self.events
+        self.context.events()
     }
 
     /// Whether a response head has been given to Unit, so that no other
@@ -83,11 +70,10 @@ impl Request {
     }
 
     fn info(&self) -> &sys::nxt_unit_request_info_t {
-        // SAFETY: libunit keeps it until the request is done: by `finish`, which
-        // consumes `self`, or by `nxt_unit_done`, when the context is dropped.
-        // The second is why the event loop drops its exchanges, and with them
-        // all requests, before its context (`worker::serve`). Nobody writes it
-        // meanwhile but libunit calls that take `&mut self`.
+        // SAFETY: libunit keeps it until the request is done: by `finish`,
+        // after which there is no `self`, or by `nxt_unit_done`, which waits for
+        // it, as `self` keeps the context. Nobody writes it meanwhile but
+        // libunit calls that take `&mut self`.
         unsafe { self.raw.as_ref() }
     }
 
@@ -193,9 +179,6 @@ impl Request {
         content: &[u8],
         last: bool,
     ) -> Result<bool, SendError> {
-        if self.events.is_closed() {
-            return Err(SendError("the context is closed, nxt_unit_response_init"));
-        }
         let raw = self.raw.as_ptr();
         let bytes: usize = fields.iter().map(|(n, v)| n.len() + v.len()).sum();
         let count = u32::try_from(fields.len());
@@ -207,13 +190,13 @@ impl Request {
         };
         if head_size(fields, content.len()) > PLAIN {
             self.empty_read_port();
-            self.events.asked_for_memory();
+            self.events().asked_for_memory();
         }
-        self.events.gate().reset();
+        self.events().gate().reset();
         // SAFETY: the request is live, on its thread, without a response.
         let rc = unsafe { sys::nxt_unit_response_init(raw, status, count, size) };
-        if self.events.gate().has_refused() {
-            self.events.wrote(false);
+        if self.events().gate().has_refused() {
+            self.events().wrote(false);
             return Ok(false);
         }
         check(rc, "nxt_unit_response_init")?;
@@ -257,13 +240,10 @@ impl Request {
     /// shared memory, it takes what it finds there and keeps it until the next
     /// message comes; a body that a request waits for may be among it.
     fn empty_read_port(&self) {
-        let Some(port) = self.events.read_port() else {
+        let Some(port) = self.context.read_port() else {
             return;
         };
-        let ctx = self.info().ctx;
-        // SAFETY: the request's context is live and of this thread, as it is
-        // not closed, and the port is its read port.
-        while unsafe { port::process(ctx, port, self.events.gate()) } == Processed::Message {}
+        while self.context.process(&port) == Processed::Message {}
     }
 
     /// Sends a piece of the body, after the head, without ever waiting.
@@ -276,9 +256,6 @@ impl Request {
     /// The response is broken; only [`Request::done`] with `false` can follow.
     pub fn write(&mut self, piece: &[u8]) -> Result<usize, SendError> {
         const NAME: &str = "nxt_unit_response_write_nb";
-        if self.events.is_closed() {
-            return Err(SendError(NAME));
-        }
         // SAFETY: the request is live and on its thread, its head has been
         // sent, and the pointer is to as many bytes as said.
         let written = unsafe {
@@ -294,7 +271,7 @@ impl Request {
             .filter(|&written| written <= piece.len())
             .ok_or(SendError(NAME))?;
         if piece.len() > PLAIN {
-            self.events.wrote(written == piece.len());
+            self.events().wrote(written == piece.len());
         }
         Ok(written)
     }
@@ -306,14 +283,11 @@ impl Request {
         this.finish(complete);
         // SAFETY: `this` is never used or dropped again, so the count is
         // lowered once.
-        unsafe { ptr::drop_in_place(&raw mut this.events) };
+        unsafe { ptr::drop_in_place(&raw mut this.context) };
     }
 
     /// To be called once, as the last thing done with a request.
     fn finish(&mut self, complete: bool) {
-        if self.events.is_closed() {
-            return;
-        }
         let rc = if complete {
             sys::NXT_UNIT_OK
         } else {

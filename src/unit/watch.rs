@@ -1,7 +1,7 @@
 //! Waiting for a port in a tokio event loop.
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::task::{Context as TaskContext, Poll};
 
 use tokio::io::Interest;
@@ -26,9 +26,7 @@ impl WatchedPort {
     /// The operating system's, if the descriptor cannot be duplicated or
     /// waited for.
     pub fn new(port: Port) -> io::Result<Self> {
-        // SAFETY: libunit keeps the port's descriptor open as long as the
-        // context, which is alive: ports are handed out by it.
-        let fd = unsafe { BorrowedFd::borrow_raw(port.fd()) }.try_clone_to_owned()?;
+        let fd = port.fd().try_clone_to_owned()?;
         // SAFETY: `OwnedFd` names the same open descriptor until it is
         // dropped, and the registration is dropped with it.
         let fd = unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?;
@@ -36,8 +34,8 @@ impl WatchedPort {
     }
 
     /// The port.
-    pub fn port(&self) -> Port {
-        self.port
+    pub fn port(&self) -> &Port {
+        &self.port
     }
 
     /// Whether Unit has closed its end. There may be something to read yet.
