@@ -118,7 +118,6 @@ fn artifacts_are_compiled_once(host: &Host) {
     restarted(&server, &app, FOUND);
     restarted(&server, &app, FOUND);
     assert_eq!(inode(&the_file(&cache, "")), before);
-    server.settle();
     server.finish();
 }
 
@@ -153,7 +152,6 @@ fn files_that_others_could_have_written_are_compiled_anew(host: &Host) {
         fs::write(path, bytes).unwrap();
     };
     again(&damage, "is damaged");
-    server.settle();
     server.finish();
 }
 
@@ -228,7 +226,6 @@ fn artifacts_of_another_engine_or_component_are_compiled_anew(host: &Host) {
         assert!(!path.exists(), "the forged one is still there");
         restarted(&server, &hello, FOUND);
     }
-    server.settle();
     server.finish();
 }
 
@@ -260,7 +257,6 @@ fn applications_that_race_for_an_entry(host: &Host) {
     assert_eq!(refused, [] as [String; 0]);
     restarted(&server, &apps[0], FOUND);
     the_file(&cache, "");
-    server.settle();
     server.finish();
 }
 
@@ -318,6 +314,5 @@ fn a_full_cache_directory_is_no_obstacle(host: &Host) {
     server.apply(&app.clone().into());
     answers(&server, &app);
     server.log.expect(&["[warn]", "cannot keep the artifact"]);
-    server.settle();
     server.finish();
 }
