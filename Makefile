@@ -41,10 +41,15 @@ help: ## Show this list
 setup: ## Install what the build needs, or say what to install
 	@tools/setup
 
+# The package is a cdylib and, for tests, an rlib; Cargo leaves out link-time
+# optimisation, silently, if it is to build both.
+BUILD_LIB := $(if $(filter dev,$(PROFILE)),build,rustc)
+ONLY_CDYLIB := $(if $(filter dev,$(PROFILE)),,--crate-type cdylib)
+
 # The module for one host: $(1) name, $(2) UNIT_SRC, $(3) cargo arguments.
 define module
 	mkdir -p $(OUT)/$(1)/modules
-	UNIT_SRC=$(2) $(CARGO) build --locked --profile $(PROFILE) --package nxt_wasmtime --lib $(3)
+	UNIT_SRC=$(2) $(CARGO) $(BUILD_LIB) --locked --profile $(PROFILE) --package nxt_wasmtime --lib $(3) $(ONLY_CDYLIB)
 	install -m 755 $(TARGET)/$(PROFILE_DIR)/libnxt_wasmtime.so $(OUT)/$(1)/modules/$(MODULE)
 endef
 
