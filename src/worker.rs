@@ -18,7 +18,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use nxt_wasm_runtime::{Failure, Reason, Runtime};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::Notify;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::exchange;
 use crate::report::App;
@@ -97,6 +97,12 @@ const FAILURES: u32 = 100;
 /// Several processes wait for the same queue, and the one that is told of a
 /// request may have no room for it: the others look by themselves this often.
 const QUEUE_CHECK: Duration = Duration::from_millis(100);
+
+/// How long a context that has quit stays after its last answer. The router
+/// hears of the end of a process by another way than of its answers; when it
+/// was faster, it would answer by itself, with an error (seen on 1.35 and 1.36
+/// with more work than processors).
+const LINGER: Duration = Duration::from_millis(50);
 
 /// A write that found no shared memory is tried again after this time even if
 /// no acknowledgement arrives: libunit may have taken it for another write.
@@ -226,6 +232,9 @@ struct Worker {
     /// Tells exchanges that the drain time is over.
     expired: Rc<Notify>,
     drain_timer: Option<Pin<Box<Sleep>>>,
+    /// When the last request was answered.
+    answered: Option<Instant>,
+    linger_timer: Option<Pin<Box<Sleep>>>,
     gave_up: bool,
     pulse: Arc<Pulse>,
     /// Runs while a request waits that there is no room for.
@@ -259,6 +268,8 @@ impl Worker {
             exchanges: FuturesUnordered::new(),
             expired: Rc::new(Notify::new()),
             drain_timer: None,
+            answered: None,
+            linger_timer: None,
             gave_up: false,
             queue_timer: None,
             writer_timer: None,
@@ -281,11 +292,12 @@ impl Worker {
         let mut looks = 0;
         loop {
             // Once told to quit, only acknowledgements of shared memory are of
-            // use. It is better to leave the rest unread: unitd's main process
+            // use, and what belongs to requests yet to come. It is better to leave the rest unread: unitd's main process
             // may tell a process that has just died to quit, and does not exit
             // itself if that fails (seen in 1.35 and 1.36). With an unread
             // message in the queue it does not even try.
-            if events.has_quit() && !events.has_memory_waiters() {
+            let wanted = events.has_memory_waiters() || events.has_held_requests();
+            if events.has_quit() && !wanted {
                 return Ok(());
             }
             let readable = watched.poll_readable(cx);
@@ -352,7 +364,10 @@ impl Worker {
             };
             match slot {
                 Some(slot) => self.admit(request, slot.fill()),
-                None => exchange::decline(&self.service, request, &self.overload()),
+                None => {
+                    exchange::decline(&self.service, request, &self.overload());
+                    self.answered = Some(Instant::now());
+                }
             }
         }
         // There may be more; let timers and sockets have their turn.
@@ -361,9 +376,10 @@ impl Worker {
     }
 
     /// Answers requests that libunit has handed over and that are too late.
-    fn decline_all(&self) {
+    fn decline_all(&mut self) {
         while let Some(request) = self.context.events().next_request() {
             exchange::decline(&self.service, request, &exchange::drained());
+            self.answered = Some(Instant::now());
         }
     }
 
@@ -542,7 +558,25 @@ impl Worker {
     }
 
     fn run_exchanges(&mut self, cx: &mut TaskContext<'_>) {
-        while let Poll::Ready(Some(())) = self.exchanges.poll_next_unpin(cx) {}
+        let mut ended = false;
+        while let Poll::Ready(Some(())) = self.exchanges.poll_next_unpin(cx) {
+            ended = true;
+        }
+        if ended {
+            self.answered = Some(Instant::now());
+        }
+    }
+
+    /// Whether the router has had the time to take the last answer.
+    fn has_lingered(&mut self, cx: &mut TaskContext<'_>) -> bool {
+        let Some(answered) = self.answered else {
+            return true;
+        };
+        self.linger_timer
+            .get_or_insert_with(|| Box::pin(sleep_until(answered + LINGER)))
+            .as_mut()
+            .poll(cx)
+            .is_ready()
     }
 
     /// Whether this context, or another of the process, was told to quit.
@@ -557,9 +591,10 @@ impl Worker {
             return false;
         }
         let events = self.context.events();
-        let idle = self.exchanges.is_empty() && !events.has_requests();
+        let waits = events.has_requests() || events.has_held_requests();
+        let idle = self.exchanges.is_empty() && !waits;
         if idle && (events.has_quit() || self.gave_up) {
-            return true;
+            return self.has_lingered(cx);
         }
         let period = self.service.settings.drain_timeout;
         if !self.gave_up && poll_every(&mut self.drain_timer, period, cx) {
@@ -580,7 +615,7 @@ impl Worker {
             self.run_exchanges(cx);
             self.decline_all();
         }
-        self.exchanges.is_empty() && self.gave_up
+        self.exchanges.is_empty() && self.gave_up && self.has_lingered(cx)
     }
 }
 

@@ -49,6 +49,13 @@ pub struct Events {
     heads: RefCell<Vec<Waker>>,
     bodies: RefCell<Vec<Waker>>,
     gate: Gate,
+    /// Requests handed over and not done.
+    active: Cell<u32>,
+    /// Requests that libunit had in all when it was told to quit.
+    closed: Cell<u32>,
+    /// Requests that libunit had when it was told to quit and has not handed
+    /// over, as the rest of them has yet to come.
+    held: Cell<u32>,
     is_main: bool,
     /// The context, once there is one, for its requests to keep.
     context: RefCell<Weak<Context>>,
@@ -92,6 +99,17 @@ impl Events {
     /// libunit has no further use for this context.
     pub fn has_quit(&self) -> bool {
         self.quit.get()
+    }
+
+    /// Whether libunit has quit with requests that it has not handed over yet.
+    /// They come with further messages.
+    pub fn has_held_requests(&self) -> bool {
+        self.held.get() > 0
+    }
+
+    /// A request is done.
+    pub(super) fn request_done(&self) {
+        self.active.set(self.active.get().saturating_sub(1));
     }
 
     /// Whether a head that needs `bytes` of shared memory in one piece will
@@ -336,6 +354,8 @@ unsafe extern "C" fn on_request(raw: *mut sys::nxt_unit_request_info_t) {
             // SAFETY: it is new, so nobody else has it, and this is the thread
             // of its context.
             let request = unsafe { Request::adopt(info, context) };
+            events.active.set(events.active.get() + 1);
+            events.held.set(events.held.get().saturating_sub(1));
             events.requests.borrow_mut().push_back(request);
         }
     });
@@ -426,9 +446,23 @@ unsafe extern "C" fn on_shm_ack(ctx: *mut sys::nxt_unit_ctx_t) {
     });
 }
 
-/// Nothing to do: the request stays ours, and is answered or failed when the
-/// process has drained.
-unsafe extern "C" fn on_close(_request: *mut sys::nxt_unit_request_info_t) {}
+/// Called for every request that libunit has when it quits. They stay ours, to
+/// be answered or failed when the process has drained, and those that were not
+/// handed over yet will be.
+unsafe extern "C" fn on_close(request: *mut sys::nxt_unit_request_info_t) {
+    guard("close_handler", (), || {
+        let Some(request) = NonNull::new(request) else {
+            return;
+        };
+        // SAFETY: called with a live request, which is only read, of a live
+        // context of ours.
+        if let Some(events) = unsafe { events(request.as_ref().ctx) } {
+            let closed = events.closed.get() + 1;
+            events.closed.set(closed);
+            events.held.set(closed.saturating_sub(events.active.get()));
+        }
+    });
+}
 
 const OK: c_int = sys::NXT_UNIT_OK as c_int;
 

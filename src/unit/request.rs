@@ -298,6 +298,7 @@ impl Request {
         unsafe {
             sys::nxt_unit_request_done(self.raw.as_ptr(), c_int::try_from(rc).unwrap_or(1));
         }
+        self.events().request_done();
     }
 }
 
