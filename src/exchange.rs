@@ -15,9 +15,9 @@ use tokio::sync::Notify;
 
 use crate::http::{BadRequest, Head, REQUEST_ID, TRACEPARENT, check_response, request, request_id};
 use crate::response;
+use crate::service::Service;
 use crate::unit::{Content, Level, Request};
 use crate::watchdog::Pulse;
-use crate::worker::Service;
 
 /// Serves one request. `expired` is notified when the drain time is over.
 pub async fn run(service: Arc<Service>, mut unit: Request, expired: Rc<Notify>, pulse: Arc<Pulse>) {

@@ -8,8 +8,8 @@
 //! - [`settings`] reads Unit's application object, [`prepare`] turns the
 //!   configured component into machine code, [`module`] is the life of the
 //!   two kinds of processes;
-//! - [`worker`] is the event loop of one libunit context, [`exchange`] one
-//!   request in it, [`response`] how an answer gets to Unit, [`http`] what may
+//! - [`worker`] is the event loop of one libunit context, [`service`] what the
+//!   loops of a process share, [`exchange`] one request, [`response`] how an answer gets to Unit, [`http`] what may
 //!   pass between Unit's bytes and the `http` crate's types;
 //! - [`unit`] is the safe layer over libunit, and the only place with
 //!   knowledge of it;
@@ -24,6 +24,7 @@ pub mod module;
 pub mod prepare;
 pub mod report;
 pub mod response;
+pub mod service;
 pub mod settings;
 pub mod tally;
 pub mod unit;

@@ -10,10 +10,11 @@ use nxt_wasm_runtime::Runtime;
 
 use crate::prepare::{self, Prepared};
 use crate::report::App;
+use crate::service::{Service, Siblings};
 use crate::settings::Settings;
 use crate::unit::{Application, Context, Level, Task};
 use crate::watchdog::Watchdog;
-use crate::worker::{self, Siblings};
+use crate::worker;
 
 /// What setup() leaves for the processes that are forked from the prototype.
 struct Setup {
@@ -95,7 +96,7 @@ fn serve(
     let path = prepare::component_path(&setup.settings, application);
     let failed = |error: &dyn std::fmt::Display| app.cannot_start(Some(&path), error);
     let runtime = load(setup).map_err(|e| failed(&e))?;
-    let service = Arc::new(worker::Service {
+    let service = Arc::new(Service {
         app: app.clone(),
         runtime,
         settings: setup.settings.clone(),
@@ -148,7 +149,7 @@ fn load(setup: &Setup) -> Result<Runtime, nxt_wasm_runtime::LoadError> {
     unsafe { Runtime::load(artifact, description, limits.clone(), grants.clone()) }
 }
 
-fn spawn_worker(number: usize, service: &Arc<worker::Service>, main: &Context) {
+fn spawn_worker(number: usize, service: &Arc<Service>, main: &Context) {
     let app = service.app.clone();
     let service = Arc::clone(service);
     let work = move |context: Result<Rc<Context>, &'static str>| {

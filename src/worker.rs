@@ -8,80 +8,22 @@
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
 use futures::future::{FutureExt, LocalBoxFuture};
 use futures::stream::{FuturesUnordered, StreamExt};
-use nxt_wasm_runtime::{Failure, Reason, Runtime};
+use nxt_wasm_runtime::{Failure, Reason};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
 use crate::exchange;
-use crate::report::App;
-use crate::settings::Settings;
+use crate::service::{Service, Sibling, Slot, woken};
 use crate::unit::{Context, Level, Port, Processed, Request, WatchedPort};
-use crate::watchdog::{Pulse, Watchdog};
-
-/// Everything that the contexts of a process share.
-pub struct Service {
-    /// For the log.
-    pub app: App,
-    /// Runs the guests.
-    pub runtime: Runtime,
-    /// As configured.
-    pub settings: Settings,
-    /// The contexts of this process.
-    pub siblings: Siblings,
-    /// Requests in flight in this process.
-    pub in_flight: AtomicU32,
-    /// Sees to it that no event loop stands still.
-    pub watchdog: Watchdog,
-}
-
-/// Room for one request in flight. The instance pool has no more than all
-/// contexts of the process may have together.
-struct Slot {
-    service: Arc<Service>,
-    used: bool,
-}
-
-impl Slot {
-    /// `None` if there is no room. When a request that had the last room is
-    /// done, all contexts are woken.
-    fn take(service: &Arc<Service>) -> Option<Self> {
-        let limit = service.settings.limits.concurrency;
-        let one_more = |n: u32| (n < limit).then_some(n + 1);
-        service
-            .in_flight
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, one_more)
-            .ok()?;
-        Some(Self {
-            service: Arc::clone(service),
-            used: false,
-        })
-    }
-
-    /// A request has it now.
-    fn fill(mut self) -> Self {
-        self.used = true;
-        self
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let before = self.service.in_flight.fetch_sub(1, Ordering::AcqRel);
-        // One that no request had was only a look at the queue: waking up for
-        // it would be to look again, and so on.
-        if self.used && before == self.service.settings.limits.concurrency {
-            self.service.siblings.wake_all();
-        }
-    }
-}
+use crate::watchdog::Pulse;
 
 /// Requests taken in one turn of the loop before timers and sockets get
 /// theirs.
@@ -150,54 +92,6 @@ pub fn serve(
     // Not waiting for file operations that may hang.
     event_loop.shutdown_background();
     ended.map_err(|e| e.to_string()).and_then(|ended| ended)
-}
-
-/// The contexts of a process, for waking each other up.
-#[derive(Default)]
-pub struct Siblings {
-    all: Mutex<Vec<Arc<Sibling>>>,
-    draining: AtomicBool,
-}
-
-#[derive(Default)]
-struct Sibling {
-    /// Has nothing to do.
-    idle: AtomicBool,
-    wake: Notify,
-}
-
-impl Siblings {
-    fn join(&self) -> Arc<Sibling> {
-        let sibling = Arc::new(Sibling::default());
-        if let Ok(mut all) = self.all.lock() {
-            all.push(Arc::clone(&sibling));
-        }
-        sibling
-    }
-
-    /// Wakes an idle context other than `me`: there may be a further request.
-    fn wake_idle(&self, me: &Arc<Sibling>) {
-        let Ok(all) = self.all.lock() else { return };
-        let idle = all
-            .iter()
-            .filter(|sibling| !Arc::ptr_eq(sibling, me))
-            .find(|sibling| sibling.idle.swap(false, Ordering::AcqRel));
-        if let Some(sibling) = idle {
-            sibling.wake.notify_one();
-        }
-    }
-
-    fn wake_all(&self) {
-        if let Ok(all) = self.all.lock() {
-            all.iter().for_each(|sibling| sibling.wake.notify_one());
-        }
-    }
-
-    /// One context has ended: the process is to end, and so are the others.
-    fn drain(&self) {
-        self.draining.store(true, Ordering::Release);
-        self.wake_all();
-    }
 }
 
 /// Runs on `timer` until its time has come, then starts it anew.
@@ -581,8 +475,7 @@ impl Worker {
 
     /// Whether this context, or another of the process, was told to quit.
     fn is_draining(&self) -> bool {
-        self.context.events().is_draining()
-            || self.service.siblings.draining.load(Ordering::Acquire)
+        self.context.events().is_draining() || self.service.siblings.is_draining()
     }
 
     /// True when the context has nothing left to do.
@@ -680,8 +573,4 @@ impl Worker {
 
 fn watch(port: Port) -> Result<WatchedPort, String> {
     WatchedPort::new(port).map_err(|e| format!("cannot wait for a port: {e}"))
-}
-
-fn woken(me: Arc<Sibling>) -> Pin<Box<dyn Future<Output = ()>>> {
-    Box::pin(async move { me.wake.notified().await })
 }
