@@ -133,7 +133,8 @@ fn a_tree_without_libunit() {
 #[test]
 fn headers_that_do_not_compile() {
     let tree = tree();
-    fs::write(tree.path().join("src/nxt_application.h"), "#error broken\n").unwrap();
+    let broken = "#error broken\n#error twice\n";
+    fs::write(tree.path().join("src/nxt_application.h"), broken).unwrap();
     let text = error(tree.path());
     assert!(
         text.contains("broken") && text.contains("nxt_application.h"),
