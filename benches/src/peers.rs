@@ -64,7 +64,7 @@ impl Peers {
     /// Starts every host that there is.
     pub fn start(options: &Options) -> Result<Self, String> {
         let mut ours = Site::start(options.host, &options.exe, &options.modules)?;
-        let mut apps = components(options, true);
+        let mut apps = components(options);
         if let Some(tree) = &options.tree {
             let program = native::build(tree, &ours.dir())?;
             apps.append(&mut native_apps(&program));
@@ -135,23 +135,22 @@ impl Peers {
     }
 }
 
-/// The applications that run components; `settings` are those of our module.
-fn components(options: &Options, settings: bool) -> Map<String, Value> {
+/// The applications that run components. Our module's settings are nothing to
+/// another module but an environment.
+fn components(options: &Options) -> Map<String, Value> {
     let mut apps = Map::new();
     let mut add = |name: &str, component: &Path, processes: Value, env: &[(&str, &str)]| {
         let mut app = Map::new();
         app.insert("type".into(), json!("wasm-wasi-component"));
         app.insert("component".into(), json!(component));
         app.insert("processes".into(), processes);
-        if settings {
-            let cache = harness::launch::cache();
-            let mut environment = Map::new();
-            environment.insert("UNIT_WASM_CACHE".into(), json!(cache));
-            for (key, value) in env {
-                environment.insert((*key).to_owned(), json!(value));
-            }
-            app.insert("environment".into(), Value::Object(environment));
+        let mut environment = Map::new();
+        let cache = harness::launch::cache();
+        environment.insert("UNIT_WASM_CACHE".into(), json!(cache));
+        for (key, value) in env {
+            environment.insert((*key).to_owned(), json!(value));
         }
+        app.insert("environment".into(), Value::Object(environment));
         apps.insert(name.to_owned(), Value::Object(app));
     };
     let (hello, lab) = (guests::hello(), guests::lab());
@@ -167,26 +166,24 @@ fn components(options: &Options, settings: bool) -> Map<String, Value> {
         json!(1),
         &[("UNIT_WASM_CONCURRENCY", "1000")],
     );
-    if settings {
-        let fuel = ("UNIT_WASM_FUEL", "100000000");
-        let tight = [
-            fuel,
-            ("UNIT_WASM_MEMORY", "16MiB"),
-            ("UNIT_WASM_CPU_TIME", "100ms"),
-            ("UNIT_WASM_TIMEOUT", "5s"),
-            ("UNIT_WASM_IDLE_TIMEOUT", "5s"),
-            ("UNIT_WASM_STACK", "256KiB"),
-            ("UNIT_WASM_OUTPUT", "16KiB"),
-        ];
-        add("limits", &hello, json!(1), &tight);
-        add("fuel", &hello, json!(1), &[fuel]);
-        let threads = [("UNIT_WASM_THREADS", "2")];
-        add("threads-2", &hello, json!(1), &threads);
-        // Wall-clock time is at least CPU time, so both outlast a run.
-        let spin = format!("{}ms", options.time.as_millis() + 500);
-        let spin = [("UNIT_WASM_CPU_TIME", spin.as_str())];
-        add("spin", &lab, json!(1), &spin);
-    }
+    let fuel = ("UNIT_WASM_FUEL", "100000000");
+    let tight = [
+        fuel,
+        ("UNIT_WASM_MEMORY", "16MiB"),
+        ("UNIT_WASM_CPU_TIME", "100ms"),
+        ("UNIT_WASM_TIMEOUT", "5s"),
+        ("UNIT_WASM_IDLE_TIMEOUT", "5s"),
+        ("UNIT_WASM_STACK", "256KiB"),
+        ("UNIT_WASM_OUTPUT", "16KiB"),
+    ];
+    add("limits", &hello, json!(1), &tight);
+    add("fuel", &hello, json!(1), &[fuel]);
+    let threads = [("UNIT_WASM_THREADS", "2")];
+    add("threads-2", &hello, json!(1), &threads);
+    // Wall-clock time is at least CPU time, so both outlast a run.
+    let spin = format!("{}ms", options.time.as_millis() + 500);
+    let spin = [("UNIT_WASM_CPU_TIME", spin.as_str())];
+    add("spin", &lab, json!(1), &spin);
     if let Some(python) = &options.python {
         add("python", python, json!(1), &[]);
         add("python-idle", python, json!(1), &[]);
@@ -227,7 +224,7 @@ fn other_module(options: &Options, file: &Path) -> Result<(Site, TempDir), Strin
     std::fs::copy(file, folder.path().join("peer.unit.so"))
         .map_err(|error| format!("{}: {error}", file.display()))?;
     let mut site = Site::start(options.host, &options.exe, folder.path())?;
-    site.configure(components(options, false), Map::new())
+    site.configure(components(options), Map::new())
         .map_err(|error| format!("PEER_MODULE: {error}"))?;
     Ok((site, folder))
 }
