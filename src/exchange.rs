@@ -76,7 +76,7 @@ pub fn decline(service: &Service, unit: Request, why: &Failure) {
 pub fn drained() -> Failure {
     Failure::new(
         Reason::Drain,
-        "the process was told to quit and its drain time is over",
+        "the process was told to quit and its drain time is over (UNIT_WASM_DRAIN_TIMEOUT)",
     )
 }
 
