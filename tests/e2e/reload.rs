@@ -127,6 +127,7 @@ fn restarts_under_load(host: &Host) {
         let most = if host.is_unit() { RESTARTS / 10 } else { 0 };
         assert!(lost <= most, "{lost} requests lost in {RESTARTS} restarts");
         tally.assert_clean();
+        server.expect_lost(lost);
         server.finish();
     }
 }

@@ -43,6 +43,7 @@ pub struct Server {
     baseline: Option<Baseline>,
     expected: Vec<String>,
     new_workers: bool,
+    lost: usize,
     stop: Duration,
     finished: bool,
 }
@@ -90,6 +91,7 @@ impl Server {
             baseline: None,
             expected: Vec::new(),
             new_workers: false,
+            lost: 0,
             stop: STOP,
             finished: false,
         };
@@ -245,6 +247,12 @@ impl Server {
         self.new_workers = true;
     }
 
+    /// Declares that the router has lost so many requests: it waits for their
+    /// answers, with the client's connection and what else belongs to them.
+    pub fn expect_lost(&mut self, requests: usize) {
+        self.lost = requests;
+    }
+
     /// Sets how long the host may take to exit.
     pub fn stop_within(&mut self, limit: Duration) {
         self.stop = limit;
@@ -325,7 +333,7 @@ impl Server {
         // A thread for each processor accepts and serves connections.
         let threads = thread::available_parallelism().map_or(1, usize::from);
         let router_threads = if self.host.is_unit() { threads } else { 1 };
-        baseline.assert_no_leak(router_threads);
+        baseline.assert_no_leak(router_threads, self.lost);
     }
 
     /// Sends SIGTERM and waits for the exit.

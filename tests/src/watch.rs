@@ -55,12 +55,14 @@ impl Baseline {
     /// Unit, an application process is given one socket for answers by each of
     /// the `router_threads`, with the first request from there; which threads
     /// the warm-up has met is up to the kernel. And shared memory grows by
-    /// segments up to `limits.shm`, each known to both of its ends.
+    /// segments up to `limits.shm`, each known to both of its ends. The router
+    /// also keeps the connections of requests that it has `lost`.
     #[track_caller]
-    pub fn assert_no_leak(&self, router_threads: usize) {
-        let allowed = |process: &Process| match process.command().contains("\" application") {
-            true => router_threads.saturating_sub(1),
-            false => 0,
+    pub fn assert_no_leak(&self, router_threads: usize, lost: usize) {
+        let allowed = |process: &Process| match process.command() {
+            name if name.contains("\" application") => router_threads.saturating_sub(1),
+            name if name.contains("router") => lost,
+            _ => 0,
         };
         let leaks = || -> Vec<String> {
             let all = self.processes.iter();

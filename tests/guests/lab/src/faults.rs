@@ -45,8 +45,8 @@ pub fn hang() -> ! {
     }
 }
 
-/// `/work?ms=N`: computes for that long, then answers.
-pub fn work(request: &Request, reply: Reply) -> io::Result<()> {
+/// `/compute?ms=N`: computes for that long, then answers.
+pub fn compute(request: &Request, reply: Reply) -> io::Result<()> {
     let duration = request.number("ms", 10).saturating_mul(1_000_000);
     let end = monotonic_clock::now().saturating_add(duration);
     let mut state = 1u64;

@@ -70,7 +70,7 @@ fn dispatch(request: &Request, reply: Reply) -> std::io::Result<()> {
         "/spin" => faults::spin(),
         "/fill" => faults::fill(),
         "/hang" => faults::hang(),
-        "/work" => faults::work(request, reply),
+        "/compute" => faults::compute(request, reply),
         "/alloc" => faults::allocate(request, reply),
         "/alloc-forever" => faults::allocate_forever(),
         "/handles-forever" => faults::handles_forever(),
