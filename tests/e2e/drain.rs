@@ -38,19 +38,22 @@ fn stream_in_flight(server: &Server) -> Conn {
 /// Starts a slow request and a streaming one, ends the process by `end`, and
 /// asserts that both are answered in full.
 fn both_answered(server: &mut Server, end: impl FnOnce(&mut Server)) {
-    let addr = server.addr();
     let old = server.await_worker("lab");
-    let slow = thread::spawn(move || http::fetch(addr, &Request::get("/sleep?ms=1500")));
+    let mut slow = server.connect();
+    slow.send(&Request::get("/sleep?ms=1500").bytes()).unwrap();
     let mut stream = stream_in_flight(server);
+    // Whatever thread of the router has the slow one, it has sent it by now.
+    thread::sleep(Duration::from_millis(300));
     end(server);
     let rest = stream.read_body().expect("the rest of the stream");
     let expected: String = (1..5).map(|i| format!("data: {i}\n\n")).collect();
     assert_eq!(String::from_utf8(rest).unwrap(), expected);
-    let slow = slow.join().unwrap().expect("an answer to the slow request");
-    assert_eq!(slow.ok().text(), "slept\n");
+    let answer = slow.read_response(false);
+    let answer = answer.expect("an answer to the slow request");
+    assert_eq!(answer.ok().text(), "slept\n");
     // FreeUnit keeps an application that was removed as long as there is a
     // connection from its time, idle or not. Unit does not.
-    drop(stream);
+    drop((stream, slow));
     eventually("the old process exits", Duration::from_secs(10), || {
         !old.alive()
     });

@@ -31,11 +31,11 @@ mod processes;
 mod python;
 mod refused;
 mod reload;
-
 mod settings;
 mod startup;
 mod wasm_type;
 
+use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
 use harness::Host;
@@ -129,9 +129,9 @@ fn trial(case: &Case, kind: Kind) -> Result<Trial, String> {
     let unbuilt = case.scope == Scope::Python && !harness::guests::python().exists();
     let absent = host.is_none() || unbuilt;
     let run = case.run;
-    let trial = Trial::test(name, move || match &host {
+    let trial = Trial::test(name.clone(), move || match &host {
         Some(host) => {
-            run(host);
+            attempt(&name, || run(host));
             Ok(())
         }
         None => {
@@ -140,6 +140,22 @@ fn trial(case: &Case, kind: Kind) -> Result<Trial, String> {
         }
     });
     Ok(trial.with_ignored_flag(absent))
+}
+
+/// Runs a test, and once more if it failed because Unit's router crashed.
+///
+/// That happens to 1.35 and 1.36 under load: at a stop (to a C application as
+/// well, see `drain::router_may_crash`), and once in some hundred
+/// reconfigurations of 1.35. Nothing can be told from such a run.
+fn attempt(name: &str, run: impl Fn()) {
+    for _ in 0..2 {
+        match panic::catch_unwind(AssertUnwindSafe(&run)) {
+            Ok(()) => return,
+            Err(failure) if !harness::server::router_crashed() => panic::resume_unwind(failure),
+            Err(_) => eprintln!("{name}: Unit's router has crashed, once more"),
+        }
+    }
+    run();
 }
 
 fn main() -> ExitCode {
