@@ -1,6 +1,7 @@
 //! One request: from the moment libunit hands it over to `request_done`,
 //! which happens exactly once on every path because [`Request`] sees to it.
 
+use std::cell::Cell;
 use std::future::poll_fn;
 use std::pin::pin;
 use std::rc::Rc;
@@ -19,8 +20,31 @@ use crate::service::Service;
 use crate::unit::{Content, Level, Request};
 use crate::watchdog::Pulse;
 
-/// Serves one request. `expired` is notified when the drain time is over.
-pub async fn run(service: Arc<Service>, mut unit: Request, expired: Rc<Notify>, pulse: Arc<Pulse>) {
+/// The end of the drain time, for all exchanges of a context.
+#[derive(Default)]
+pub struct Expiry {
+    over: Cell<bool>,
+    notify: Notify,
+}
+
+impl Expiry {
+    /// The drain time is over.
+    pub fn end(&self) {
+        self.over.set(true);
+        self.notify.notify_waiters();
+    }
+
+    /// Returns when the drain time is over.
+    async fn ended(&self) {
+        let notified = self.notify.notified();
+        if !self.over.get() {
+            notified.await;
+        }
+    }
+}
+
+/// Serves one request, until `expiry` at most.
+pub async fn run(service: Arc<Service>, mut unit: Request, expiry: Rc<Expiry>, pulse: Arc<Pulse>) {
     let head = match translate(&unit) {
         Ok(head) => head,
         Err(error) => return refuse(&service, unit, error),
@@ -31,8 +55,10 @@ pub async fn run(service: Arc<Service>, mut unit: Request, expired: Rc<Notify>, 
         Ok(Content::File(file, length)) => RequestBody::File(FileBody::new(file, length)),
         Err(error) => {
             let text = format!("cannot read the request body: {error}");
-            service.app.log_request(Level::Error, &id, &text);
-            return answer(unit, StatusCode::INTERNAL_SERVER_ERROR);
+            let failure = Failure::new(Reason::Delivery, text);
+            let unit = Some(unit);
+            let service = &service;
+            return Exchange { service, id, unit }.fail(&failure);
         }
     };
     let is_head = head.method() == Method::HEAD;
@@ -51,7 +77,7 @@ pub async fn run(service: Arc<Service>, mut unit: Request, expired: Rc<Notify>, 
         tokio::select! {
             biased;
             outcome = serving => outcome,
-            () = expired.notified() => Err(drained()),
+            () = expiry.ended() => Err(drained()),
         }
     };
     if let Err(failure) = outcome {
@@ -208,7 +234,6 @@ fn answer(mut unit: Request, status: StatusCode) {
 
 fn made_up_id() -> String {
     // Not a secret, only different: a random start and a counter.
-    use std::cell::Cell;
     use std::hash::{BuildHasher, RandomState};
     thread_local! {
         static NEXT: Cell<u64> = Cell::new(RandomState::new().hash_one(std::process::id()));

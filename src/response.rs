@@ -35,6 +35,11 @@ const ROUNDS: u32 = 16;
 const PLAIN_BURST: u32 = 64;
 const PLAIN_PERIOD: Duration = Duration::from_millis(10);
 
+/// Messages without shared memory that a large body may go on with when there
+/// is none, until there is: the router keeps them for its client without limit,
+/// at more than four times their size.
+const SPARE: u32 = 256;
+
 /// The body of a HEAD response without length is counted at most so far.
 const HEAD_COUNT: u64 = 1024 * 1024;
 const HEAD_TIME: Duration = Duration::from_secs(1);
@@ -63,6 +68,7 @@ pub async fn send(
         framing,
         idle,
         plain: Bucket::new(),
+        spare: SPARE,
     };
     if framing == Framing::None {
         stream.send_without_body(is_head).await
@@ -85,6 +91,8 @@ struct Stream<'a> {
     framing: Framing,
     idle: Duration,
     plain: Bucket,
+    /// Pieces that may go without shared memory until there is some again.
+    spare: u32,
 }
 
 impl Stream<'_> {
@@ -231,15 +239,16 @@ impl Stream<'_> {
             self.buffer.advance(written);
             if written > 0 {
                 deadline = Instant::now() + self.idle;
+                self.spare = SPARE;
             }
-            if written == 0 && self.plain.take() {
+            if written == 0 && self.spare > 0 && self.plain.take() {
                 // Others have taken all shared memory, and can keep it for
                 // long. This response goes on in small pieces, as far as it is
-                // allowed any.
+                // allowed any; that Unit takes them says nothing of the client.
+                self.spare -= 1;
                 let piece = self.buffer.get(..PLAIN).unwrap_or(&self.buffer);
                 let written = self.unit.write(piece).map_err(broken)?;
                 self.buffer.advance(written);
-                deadline = Instant::now() + self.idle;
             } else if !self.buffer.is_empty() {
                 self.wait_for_memory(deadline, false).await?;
             }

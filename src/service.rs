@@ -74,6 +74,7 @@ impl Drop for Slot {
 pub struct Siblings {
     all: Mutex<Vec<Arc<Sibling>>>,
     draining: AtomicBool,
+    failed: AtomicBool,
 }
 
 /// One of them.
@@ -111,13 +112,19 @@ impl Siblings {
         }
     }
 
+    /// Whether a context has ended by an error.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
     /// Whether a context has ended.
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::Acquire)
     }
 
     /// One context has ended: the process is to end, and so are the others.
-    pub(crate) fn drain(&self) {
+    pub(crate) fn drain(&self, failed: bool) {
+        self.failed.fetch_or(failed, Ordering::AcqRel);
         self.draining.store(true, Ordering::Release);
         self.wake_all();
     }

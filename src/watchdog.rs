@@ -67,6 +67,11 @@ impl Pulse {
         }
     }
 
+    /// What tells this turn from others.
+    fn identity(&self) -> (u32, u64) {
+        (self.thread, self.turn.load(Ordering::Relaxed))
+    }
+
     /// Where the kernel says that the thread is.
     fn sighting(&self) -> String {
         let request = self.request.lock().ok().and_then(|r| r.clone());
@@ -147,6 +152,8 @@ impl Drop for Watchdog {
 }
 
 fn watch(shared: &Shared) {
+    // A process that was stopped for a while looks as if it had hung, once.
+    let mut suspect = None;
     while !shared.stop.load(Ordering::Acquire) {
         thread::park_timeout(PERIOD);
         shared.app.log_suppressed();
@@ -156,12 +163,16 @@ fn watch(shared: &Shared) {
                 .filter_map(Weak::upgrade)
                 .find(|pulse| pulse.lasting() > shared.limit)
         });
-        if let Some(pulse) = stuck {
+        let before = std::mem::replace(&mut suspect, stuck.as_ref().map(|p| p.identity()));
+        if let Some(pulse) = stuck.filter(|_| suspect == before) {
             // The log can hang too. Then the process ends without it.
-            thread::spawn(|| {
+            let without_log = thread::Builder::new().spawn(|| {
                 thread::sleep(PERIOD * 2);
                 unit::exit_now(1);
             });
+            if without_log.is_err() {
+                unit::exit_now(1);
+            }
             shared.app.log(
                 Level::Alert,
                 &format!(

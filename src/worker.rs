@@ -17,10 +17,9 @@ use futures::future::{FutureExt, LocalBoxFuture};
 use futures::stream::{FuturesUnordered, StreamExt};
 use nxt_wasm_runtime::{Failure, Reason};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
-use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use crate::exchange;
+use crate::exchange::{self, Expiry};
 use crate::service::{Service, Sibling, Slot, woken};
 use crate::unit::{Context, Level, Port, Processed, Request, WatchedPort};
 use crate::watchdog::Pulse;
@@ -31,7 +30,7 @@ const BURST: usize = 16;
 
 /// Looks for a further message on the read port in one turn, after libunit has
 /// said that there is none. A closed descriptor looks like one with messages.
-const LOOKS: u32 = 1000;
+const LOOKS: u32 = 64;
 
 /// Messages that may fail in a row before a port counts as broken.
 const FAILURES: u32 = 100;
@@ -84,10 +83,13 @@ pub fn serve(
     let ended = event_loop.block_on(async {
         // As a task of its own: the root future of a runtime pays a system
         // call for every wake-up.
-        tokio::task::spawn_local(worker).await
+        // Without tokio's budget, which our one task would use up for all its
+        // exchanges, and its timers would then not be due: guests that run
+        // long give way at each epoch, streams after some pieces.
+        tokio::task::spawn_local(tokio::task::unconstrained(worker)).await
     });
     context.events().drop_requests();
-    service.siblings.drain();
+    service.siblings.drain(!matches!(ended, Ok(Ok(()))));
     // Takes descriptors out of epoll before libunit closes them.
     // Not waiting for file operations that may hang.
     event_loop.shutdown_background();
@@ -124,7 +126,7 @@ struct Worker {
     on_ready: Option<Box<dyn FnOnce()>>,
     exchanges: FuturesUnordered<LocalBoxFuture<'static, ()>>,
     /// Tells exchanges that the drain time is over.
-    expired: Rc<Notify>,
+    expiry: Rc<Expiry>,
     drain_timer: Option<Pin<Box<Sleep>>>,
     /// When the last request was answered.
     answered: Option<Instant>,
@@ -160,7 +162,7 @@ impl Worker {
             was_ready: false,
             on_ready: None,
             exchanges: FuturesUnordered::new(),
-            expired: Rc::new(Notify::new()),
+            expiry: Rc::default(),
             drain_timer: None,
             answered: None,
             linger_timer: None,
@@ -186,7 +188,8 @@ impl Worker {
         let mut looks = 0;
         loop {
             // Once told to quit, only acknowledgements of shared memory are of
-            // use, and what belongs to requests yet to come. It is better to leave the rest unread: unitd's main process
+            // use, and what belongs to requests yet to come. It is better to
+            // leave the rest unread: unitd's main process
             // may tell a process that has just died to quit, and does not exit
             // itself if that fails (seen in 1.35 and 1.36). With an unread
             // message in the queue it does not even try.
@@ -436,7 +439,7 @@ impl Worker {
         let exchange = exchange::run(
             Arc::clone(&self.service),
             request,
-            Rc::clone(&self.expired),
+            Rc::clone(&self.expiry),
             Arc::clone(&self.pulse),
         );
         // A panic of the host ends one exchange, whose request is failed when
@@ -486,7 +489,9 @@ impl Worker {
         let events = self.context.events();
         let waits = events.has_requests() || events.has_held_requests();
         let idle = self.exchanges.is_empty() && !waits;
-        if idle && (events.has_quit() || self.gave_up) {
+        // After a failure elsewhere in the process libunit knows of no quit.
+        let over = events.has_quit() || self.gave_up || self.service.siblings.has_failed();
+        if idle && over {
             return self.has_lingered(cx);
         }
         let period = self.service.settings.drain_timeout;
@@ -502,9 +507,7 @@ impl Worker {
                     ),
                 );
             }
-            // All have to be waiting for it to be told.
-            self.run_exchanges(cx);
-            self.expired.notify_waiters();
+            self.expiry.end();
             self.run_exchanges(cx);
             self.decline_all();
         }

@@ -174,6 +174,9 @@ fn find_handler(engine: &Engine, component: &Component) -> Result<String, LoadEr
         })
 }
 
+/// Where the kernel shows a process its own descriptors.
+const PROC: &str = "/proc/self/fd";
+
 /// Maps the artifact in `file` into this process.
 ///
 /// # Safety
@@ -181,11 +184,15 @@ fn find_handler(engine: &Engine, component: &Component) -> Result<String, LoadEr
 /// `file` must hold what [`compile`] made, unchanged, and nobody may change
 /// it as long as this process lives.
 pub(crate) unsafe fn map(engine: &Engine, file: &File) -> Result<Component, LoadError> {
-    // Mapping needs a path. The descriptor's own is right whatever was
-    // renamed or chrooted since.
-    let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-    let component = if std::fs::metadata(&path).is_ok() {
-        // SAFETY: the caller vouches for the contents, now and later.
+    // Mapping needs a path. The descriptor's own is right whatever was renamed
+    // or chrooted since, if the kernel is behind it: in a root directory of the
+    // application's own, /proc can be anything.
+    let path = format!("{PROC}/{}", file.as_raw_fd());
+    let system = rustix::fs::statfs(PROC);
+    let is_procfs = system.is_ok_and(|found| found.f_type == rustix::fs::PROC_SUPER_MAGIC);
+    let component = if is_procfs {
+        // SAFETY: procfs leads to `file` itself, and the caller vouches for its
+        // contents, now and later.
         unsafe { Component::deserialize_file(engine, &path) }
     } else {
         // A root directory without /proc: a private copy does as well.

@@ -56,7 +56,7 @@ pub enum CacheError {
         mode: u32,
     },
     /// The file does not have the bytes that its name promises.
-    #[error("{0} is damaged, or has been renamed")]
+    #[error("{0} is damaged, or has been renamed; removed")]
     Damaged(PathBuf),
     /// The operating system refused something.
     #[error("{path}: {error}")]
@@ -166,6 +166,8 @@ impl Cache {
                 Ok(file) => lookup.file = Some(file),
                 // Removed by a sweep in the meantime.
                 Err(CacheError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
+                // It may be good: the system was short of something.
+                Err(error @ CacheError::Io { .. }) => lookup.refused.push(error),
                 Err(error) => {
                     self.remove(name);
                     lookup.refused.push(error);

@@ -98,7 +98,7 @@ pub enum Reason {
     Overload,
     /// The process was told to quit and its drain time is over.
     Drain,
-    /// The server in front did not take the response.
+    /// The server in front did not take the response, or give the request.
     Delivery,
 }
 

@@ -124,14 +124,8 @@ impl Events {
         }
     }
 
-    /// A head has been made. What was given back may be used up by it.
-    pub(super) fn asked_for_memory(&self) {
-        if self.memory.get() == Memory::Returned {
-            self.memory.set(Memory::Exhausted);
-        }
-    }
-
-    /// A write that needs shared memory was taken as a whole, or not.
+    /// An attempt to use shared memory has found what it needed, or not. In the
+    /// second case libunit has asked the router for an acknowledgement.
     pub(super) fn wrote(&self, whole: bool) {
         self.memory.set(if whole {
             Memory::Enough
@@ -298,8 +292,11 @@ impl Context {
     /// Receives and processes one message of `port`, a port of this context,
     /// if there is one.
     pub fn process(&self, port: &Port) -> Processed {
-        // SAFETY: the context is live, this is its thread, and libunit keeps
-        // its ports until `nxt_unit_done`.
+        if !port.is_of(self) {
+            return Processed::Failed;
+        }
+        // SAFETY: the context is live, this is its thread, the port is its own,
+        // and libunit keeps its ports until `nxt_unit_done`.
         unsafe { port::process(self.raw.as_ptr(), port.raw(), &self.events.gate) }
     }
 }
@@ -442,6 +439,10 @@ unsafe extern "C" fn on_shm_ack(ctx: *mut sys::nxt_unit_ctx_t) {
         // SAFETY: called with a live context of ours.
         if let Some(events) = unsafe { events(ctx) } {
             events.memory_returned();
+            if events.bodies.borrow().is_empty() {
+                // Nobody else will tell whether a large head finds its place.
+                events.memory.set(Memory::Enough);
+            }
         }
     });
 }

@@ -13,10 +13,11 @@
 //!   [`Request::done`], or when a `Request` is dropped. Nothing can touch it
 //!   afterwards, because it is consumed.
 //! - No panic crosses into C: every callback runs inside [`guard`].
-//! - No call waits: libunit receives messages by our own callback, which lets
-//!   it only while [`Context::process`] runs (see the module `port`).
-//! - Callbacks only take note of what happened, in [`Events`]; the work is
-//!   done by the event loop, outside of any libunit call.
+//! - No call waits for shared memory: libunit receives messages by our own
+//!   callback, which lets it only while [`Context::process`] runs (see the
+//!   module `port`).
+//! - The other callbacks only take note of what happened, in [`Events`]; the
+//!   work is done by the event loop, outside of any libunit call.
 
 mod conf;
 mod context;

@@ -1,15 +1,18 @@
 //! Ports of libunit, and receiving from them.
 //!
 //! The module receives the messages of libunit itself, by the callback that
-//! libunit has for this. That is what keeps libunit from ever waiting: a call
-//! that finds no shared memory would receive until some is given back, with
+//! libunit has for this. That is what keeps libunit from waiting for shared
+//! memory: a call that finds none would receive until some is given back, with
 //! the event loop standing still, and here it is told that it cannot.
+//!
+//! Sending stays libunit's, on blocking sockets: while the router takes nothing
+//! at all, neither does the event loop.
 
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::io;
 use std::os::fd::{BorrowedFd, RawFd};
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::rc::Rc;
 
 use nxt_unit_sys as sys;
@@ -28,7 +31,7 @@ pub(super) struct RawPort {
 /// A port of libunit with a descriptor to wait on. Keeps its context.
 pub struct Port {
     raw: RawPort,
-    _context: Rc<Context>,
+    context: Rc<Context>,
 }
 
 impl Port {
@@ -36,8 +39,12 @@ impl Port {
     pub(super) fn new(raw: RawPort, context: &Rc<Context>) -> Self {
         Self {
             raw,
-            _context: Rc::clone(context),
+            context: Rc::clone(context),
         }
+    }
+
+    pub(super) fn is_of(&self, context: &Context) -> bool {
+        ptr::eq(Rc::as_ptr(&self.context), context)
     }
 
     pub(super) fn raw(&self) -> RawPort {

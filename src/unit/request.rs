@@ -2,6 +2,7 @@
 
 use std::ffi::{c_char, c_int};
 use std::fs::File;
+use std::marker::PhantomData;
 use std::mem::ManuallyDrop;
 use std::os::fd::BorrowedFd;
 use std::ptr::{self, NonNull};
@@ -77,52 +78,61 @@ impl Request {
         unsafe { self.raw.as_ref() }
     }
 
-    fn head(&self) -> &sys::nxt_unit_request_t {
-        // SAFETY: libunit sets it before the request handler is called and
-        // keeps it as long as the request.
-        unsafe { &*self.info().request }
+    /// Not a reference: what its pointers point to lies behind it.
+    fn head(&self) -> *const sys::nxt_unit_request_t {
+        self.info().request
     }
 
     /// The method as sent.
     pub fn method(&self) -> &[u8] {
         let head = self.head();
-        // SAFETY: pointer and length belong together.
-        unsafe { bytes(&head.method, u32::from(head.method_length)) }
+        // SAFETY: libunit keeps the head, with the bytes behind it, as long as
+        // the request; pointer and length belong together.
+        unsafe { bytes(&raw const (*head).method, u32::from((*head).method_length)) }
     }
 
     /// The request target as sent, with its query.
     pub fn target(&self) -> &[u8] {
         let head = self.head();
-        // SAFETY: pointer and length belong together.
-        unsafe { bytes(&head.target, head.target_length) }
+        // SAFETY: libunit keeps the head, with the bytes behind it, as long as
+        // the request; pointer and length belong together.
+        unsafe { bytes(&raw const (*head).target, (*head).target_length) }
     }
 
     /// The host name from the Host field, lower-cased and without port, or
     /// `localhost`.
     pub fn server_name(&self) -> &[u8] {
         let head = self.head();
-        // SAFETY: pointer and length belong together.
-        unsafe { bytes(&head.server_name, head.server_name_length) }
+        // SAFETY: libunit keeps the head, with the bytes behind it, as long as
+        // the request; pointer and length belong together.
+        unsafe { bytes(&raw const (*head).server_name, (*head).server_name_length) }
     }
 
     /// The client's address, without port.
     pub fn remote(&self) -> &[u8] {
         let head = self.head();
-        // SAFETY: pointer and length belong together.
-        unsafe { bytes(&head.remote, u32::from(head.remote_length)) }
+        // SAFETY: libunit keeps the head, with the bytes behind it, as long as
+        // the request; pointer and length belong together.
+        unsafe { bytes(&raw const (*head).remote, u32::from((*head).remote_length)) }
     }
 
     /// Whether the client's connection is encrypted.
     pub fn is_tls(&self) -> bool {
-        self.head().tls != 0
+        // SAFETY: libunit keeps the head as long as the request.
+        unsafe { (*self.head()).tls != 0 }
     }
 
     /// Header fields in the order received, names as sent.
     pub fn fields(&self) -> Fields<'_> {
         let head = self.head();
-        let count = usize::try_from(head.fields_count).unwrap_or(0);
-        // SAFETY: so many fields follow the head, as libunit says.
-        Fields(unsafe { slice::from_raw_parts(head.fields.as_ptr(), count) }.iter())
+        // SAFETY: libunit keeps the head as long as the request, and so many
+        // fields follow it.
+        let (first, left) = unsafe { (&raw const (*head).fields, (*head).fields_count) };
+        Fields {
+            next: first.cast(),
+            left,
+            request: PhantomData,
+        }
     }
 
     /// The body. Reading it from memory consumes it.
@@ -190,7 +200,6 @@ impl Request {
         };
         if head_size(fields, content.len()) > PLAIN {
             self.empty_read_port();
-            self.events().asked_for_memory();
         }
         self.events().gate().reset();
         // SAFETY: the request is live, on its thread, without a response.
@@ -340,37 +349,47 @@ fn check(rc: c_int, what: &'static str) -> Result<(), SendError> {
 ///
 /// # Safety
 ///
-/// `length` bytes must live there, as long as `pointer` does.
-unsafe fn bytes(pointer: &sys::nxt_unit_sptr_t, length: u32) -> &[u8] {
+/// `pointer` and the `length` bytes must live in one buffer, as long as `'a`,
+/// and `pointer` must have been made from a pointer to all of it.
+unsafe fn bytes<'a>(pointer: *const sys::nxt_unit_sptr_t, length: u32) -> &'a [u8] {
     let length = usize::try_from(length).unwrap_or(0);
     if length == 0 {
         return &[];
     }
-    // SAFETY: both members of the union are plain integers.
-    let offset = unsafe { pointer.offset };
-    let base = ptr::from_ref(pointer).cast::<u8>();
-    // The bytes lie outside of `pointer` itself, in the same message buffer.
-    let start = base.wrapping_add(usize::try_from(offset).unwrap_or(0));
+    // SAFETY: alive by contract; both members of the union are plain integers.
+    let offset = unsafe { (*pointer).offset };
+    let start = pointer.cast::<u8>();
+    // In the same buffer, by contract.
+    let start = start.wrapping_add(usize::try_from(offset).unwrap_or(0));
     // SAFETY: alive and long enough by contract.
     unsafe { slice::from_raw_parts(start, length) }
 }
 
 /// Iterator over header fields: name and value.
-pub struct Fields<'a>(slice::Iter<'a, sys::nxt_unit_field_t>);
+pub struct Fields<'a> {
+    next: *const sys::nxt_unit_field_t,
+    left: u32,
+    request: PhantomData<&'a Request>,
+}
 
 impl<'a> Iterator for Fields<'a> {
     type Item = (&'a [u8], &'a [u8]);
 
     fn next(&mut self) -> Option<Self::Item> {
-        let field = self.0.next()?;
-        // SAFETY: pointer and length of a field belong together.
-        let name = unsafe { bytes(&field.name, u32::from(field.name_length)) };
-        // SAFETY: as above.
-        let value = unsafe { bytes(&field.value, field.value_length) };
-        Some((name, value))
+        self.left = self.left.checked_sub(1)?;
+        let field = self.next;
+        self.next = field.wrapping_add(1);
+        // SAFETY: one of the fields of the request, whose names and values are
+        // in the same buffer; pointers and lengths belong together.
+        unsafe {
+            let name = bytes(&raw const (*field).name, u32::from((*field).name_length));
+            let value = bytes(&raw const (*field).value, (*field).value_length);
+            Some((name, value))
+        }
     }
 
     fn size_hint(&self) -> (usize, Option<usize>) {
-        self.0.size_hint()
+        let left = usize::try_from(self.left).unwrap_or(0);
+        (left, Some(left))
     }
 }

@@ -146,6 +146,7 @@ impl Context {
                 OK
             }
             Ok(Received::Message((length, body))) => self.begin(lib, length, body),
+            Err(error) if error.kind() == std::io::ErrorKind::Unsupported => ERROR,
             Err(error) => {
                 unit_log(Level::Alert, &format!("shared port: {error}"));
                 ERROR
@@ -207,6 +208,7 @@ impl Context {
                 OK
             }
             Ok(Received::Message(message)) => self.handle(lib, message),
+            Err(error) if error.kind() == std::io::ErrorKind::Unsupported => ERROR,
             Err(error) => {
                 unit_log(Level::Alert, &format!("read port: {error}"));
                 ERROR
@@ -216,8 +218,9 @@ impl Context {
 
     /// Lets the module receive a notification, if it does that itself.
     fn notified(&self, lib: &Lib, port: *mut nxt_unit_port_t) -> std::io::Result<usize> {
-        let nothing = || std::io::Error::from(std::io::ErrorKind::WouldBlock);
-        let callback = lib.callbacks.port_recv.ok_or_else(nothing)?;
+        // To libunit this is an error like any other, only without a log line.
+        let refused = || std::io::Error::from(std::io::ErrorKind::Unsupported);
+        let callback = lib.callbacks.port_recv.ok_or_else(refused)?;
         let (mut buffer, mut oob, mut oob_size) = ([0_u8; 1], [0_u64; 8], size_of::<[u64; 8]>());
         // SAFETY: the module's callback, with this context, one of its ports,
         // and buffers as long as said.
@@ -231,7 +234,7 @@ impl Context {
                 &raw mut oob_size,
             )
         };
-        usize::try_from(length).map_err(|_| nothing())
+        usize::try_from(length).map_err(|_| refused())
     }
 
     fn handle(&self, lib: &'static Lib, message: Message) -> i32 {
