@@ -122,7 +122,10 @@ pub fn prepare(
     let found = cache.as_ref().and_then(|cache| {
         let lookup = cache.find(&key);
         let refused = lookup.refused.iter();
-        notes.extend(refused.map(|error| format!("not loaded: {error}")));
+        notes.extend(refused.map(|error| match error.is_shortage() {
+            true => format!("not loaded: {error}"),
+            false => format!("not loaded, and removed: {error}"),
+        }));
         lookup.file
     });
     let mut output = memory_file("wasm-artifact")?;

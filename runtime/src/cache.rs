@@ -56,7 +56,7 @@ pub enum CacheError {
         mode: u32,
     },
     /// The file does not have the bytes that its name promises.
-    #[error("{0} is damaged, or has been renamed; removed")]
+    #[error("{0} is damaged, or has been renamed")]
     Damaged(PathBuf),
     /// The operating system refused something.
     #[error("{path}: {error}")]
@@ -66,6 +66,22 @@ pub enum CacheError {
         /// What the operating system said.
         error: io::Error,
     },
+}
+
+impl CacheError {
+    /// Whether the system was short of something, and the file may be good.
+    pub fn is_shortage(&self) -> bool {
+        let Self::Io { error, .. } = self else {
+            return false;
+        };
+        let errno = Errno::from_io_error(error);
+        errno.is_some_and(|errno| {
+            matches!(
+                errno,
+                Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::IO | Errno::INTR
+            )
+        })
+    }
 }
 
 fn owners(wanted: u32) -> String {
@@ -166,10 +182,10 @@ impl Cache {
                 Ok(file) => lookup.file = Some(file),
                 // Removed by a sweep in the meantime.
                 Err(CacheError::Io { error, .. }) if error.kind() == io::ErrorKind::NotFound => {}
-                // It may be good: the system was short of something.
-                Err(error @ CacheError::Io { .. }) => lookup.refused.push(error),
                 Err(error) => {
-                    self.remove(name);
+                    if !error.is_shortage() {
+                        self.remove(name);
+                    }
                     lookup.refused.push(error);
                 }
             }

@@ -335,3 +335,15 @@ fn what_dead_processes_leave_is_swept() {
     assert!(!old.exists());
     assert!(new.exists(), "somebody may be at it");
 }
+
+#[test]
+fn a_shortage_is_not_blamed_on_the_file() {
+    let io = |errno: Errno| CacheError::Io {
+        path: "/x".into(),
+        error: errno.into(),
+    };
+    assert!(io(Errno::MFILE).is_shortage());
+    assert!(io(Errno::IO).is_shortage());
+    assert!(!io(Errno::LOOP).is_shortage());
+    assert!(!CacheError::Damaged("/x".into()).is_shortage());
+}
