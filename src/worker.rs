@@ -240,9 +240,10 @@ impl Worker {
     /// Takes requests, one at a time: takes one, lets it run as far as it can,
     /// and only then looks for the next, so that idle siblings get theirs.
     fn poll_requests(&mut self, cx: &mut TaskContext<'_>) -> Result<(), String> {
+        // Not before each request: those that spin would have a turn each time.
+        self.run_exchanges(cx);
         let mut held = 0;
         for _ in 0..BURST {
-            self.run_exchanges(cx);
             if self.gave_up {
                 self.decline_all();
                 return Ok(());
@@ -260,7 +261,7 @@ impl Worker {
                 return Ok(());
             };
             match slot {
-                Some(slot) => self.admit(request, slot.fill()),
+                Some(slot) => self.admit(request, slot.fill(), cx),
                 None => {
                     exchange::decline(&self.service, request, &self.overload());
                     self.answered = Some(Instant::now());
@@ -433,7 +434,8 @@ impl Worker {
         }
     }
 
-    fn admit(&mut self, request: Request, slot: Slot) {
+    /// Lets a new request run as far as it can.
+    fn admit(&mut self, request: Request, slot: Slot, cx: &mut TaskContext<'_>) {
         self.service.siblings.wake_idle(&self.me);
         let app = self.service.app.clone();
         let exchange = exchange::run(
@@ -451,7 +453,12 @@ impl Worker {
                 app.log(Level::Alert, &format!("panic in an exchange: {text}"));
             }
         });
-        self.exchanges.push(guarded.boxed_local());
+        let mut exchange = guarded.boxed_local();
+        // What it waits for wakes this task, which then polls all that are new.
+        match exchange.poll_unpin(cx) {
+            Poll::Ready(()) => self.answered = Some(Instant::now()),
+            Poll::Pending => self.exchanges.push(exchange),
+        }
     }
 
     fn run_exchanges(&mut self, cx: &mut TaskContext<'_>) {
