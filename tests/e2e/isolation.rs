@@ -1,6 +1,8 @@
 //! What a guest is not given.
 
+use std::fs;
 use std::net::TcpListener;
+use std::os::unix::fs::MetadataExt;
 
 use harness::{App, Host, Server};
 
@@ -14,6 +16,7 @@ pub fn cases() -> Vec<Case> {
         no_sockets,
         no_outgoing_requests,
         no_directories_by_default,
+        a_process_that_others_cannot_look_into,
     ]
 }
 
@@ -95,6 +98,43 @@ fn no_directories_by_default(host: &Host) {
             let text = server.get(format!("/file?op={op}&path={path}")).ok().text();
             assert!(text.starts_with("error: "), "{op} {path}: {text}");
         }
+    }
+    server.finish();
+}
+
+/// Whether the kernel can tell which pages a process has written (6.7 and later).
+fn has_pagemap_scan() -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release
+        .split(['.', '-'])
+        .map_while(|part| part.parse().ok());
+    let version: (u32, u32) = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    version >= (6, 7)
+}
+
+/// unitd makes an application process somebody else's, which closes its files in
+/// /proc to others of the same user, and to itself. One of them it needs.
+fn a_process_that_others_cannot_look_into(host: &Host) {
+    let server = Server::start(host, App::lab());
+    let worker = server.worker("lab");
+    if has_pagemap_scan() {
+        let open = worker.descriptors();
+        let found = open.iter().any(|fd| fd.ends_with("/pagemap"));
+        assert!(
+            found,
+            "Wasmtime cannot see what guests have written: {open:?}"
+        );
+    }
+    let owner = |path: &str| fs::metadata(path).expect("a process").uid();
+    let main = owner(&format!("/proc/{}", server.main().pid));
+    // As root unitd gives its rights away.
+    if host.is_unit() && main == 0 {
+        let status = fs::read_to_string(format!("/proc/{}/status", worker.pid)).unwrap();
+        let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+        let uid = uid.and_then(|line| line.split_whitespace().next()).unwrap();
+        assert_ne!(uid, "0", "the process has its rights");
+        let status = format!("/proc/{}/status", worker.pid);
+        assert_eq!(owner(&status), 0, "it is dumpable");
     }
     server.finish();
 }
