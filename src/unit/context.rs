@@ -468,4 +468,4 @@ unsafe extern "C" fn on_close(request: *mut sys::nxt_unit_request_info_t) {
 const OK: c_int = sys::NXT_UNIT_OK as c_int;
 
 /// `NXT_UNIT_SHARED_PORT_ID`, which is a cast in Unit's header.
-const SHARED_PORT_ID: u32 = 0xffff;
+pub(super) const SHARED_PORT_ID: u32 = 0xffff;

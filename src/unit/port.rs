@@ -136,7 +136,7 @@ pub(super) unsafe fn process(
 /// What libunit calls to receive a message.
 ///
 /// Returns the length of the message, with the length of its control data in
-/// `oob_size`, 0 at the end of the port, or -1.
+/// `oob_size`, 0 at the end of the shared port, which is to quit, or -1.
 pub(super) unsafe extern "C" fn on_port_recv(
     ctx: *mut sys::nxt_unit_ctx_t,
     port: *mut sys::nxt_unit_port_t,
@@ -177,6 +177,12 @@ pub(super) unsafe extern "C" fn on_port_recv(
             // libunit says; the descriptor belongs to the live port.
             let received =
                 unsafe { libc::recvmsg(port.in_fd, &raw mut message, libc::MSG_DONTWAIT) };
+            if received == 0 && u32::from(port.id.id) != context::SHARED_PORT_ID {
+                // The end of a read port: its other end has gone, as at a stop.
+                // libunit would take it for a message that came too early.
+                gate.0.set(State::Empty);
+                return -1;
+            }
             if received >= 0 {
                 *oob_size = message.msg_controllen as _;
                 return received;
