@@ -38,6 +38,8 @@ const TYPES: &[&str] = &[
     "nxt_unit_field_t",
     "nxt_unit_sptr_t",
     "nxt_conf_type_t",
+    "nxt_port_msg_t",
+    "nxt_port_msg_type_t",
 ];
 
 const CONSTANTS: &[&str] = &[

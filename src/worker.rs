@@ -29,7 +29,7 @@ use crate::watchdog::Pulse;
 const BURST: usize = 16;
 
 /// Looks for a further message on the read port in one turn, after libunit has
-/// said that there is none. A closed descriptor looks like one with messages.
+/// said that there is none.
 const LOOKS: u32 = 64;
 
 /// Messages that may fail in a row before a port counts as broken.
@@ -206,13 +206,20 @@ impl Worker {
             }
             match self.context.process(watched.port()) {
                 Processed::Message => {}
-                Processed::Nothing => match readable {
-                    // libunit receives one message at most, and when that only
-                    // announced its queue, it says that there is nothing. The
-                    // next can be there already, with the file of a body or
-                    // the port to answer on, and the descriptor would not
-                    // become readable once more for it.
-                    Poll::Ready(Ok(_)) if looks < LOOKS && watched.has_input() => looks += 1,
+                // libunit receives one message at most, and when that only
+                // announced its queue, it says that there is nothing. The next
+                // can be there already, with the file of a body or the port to
+                // answer on, and the descriptor would not become readable once
+                // more for it.
+                Processed::Announcement if looks < LOOKS => looks += 1,
+                Processed::Announcement | Processed::Nothing => match readable {
+                    // It keeps a message that nothing has announced until
+                    // something does. A second one it must not be given: that
+                    // is an error, and those that unitd's processes send to each
+                    // other while they start and stop are of this kind.
+                    Poll::Ready(Ok(_)) if looks < LOOKS && watched.port().has_announcement() => {
+                        looks += 1;
+                    }
                     Poll::Ready(Ok(mut guard)) => guard.clear_ready(),
                     Poll::Ready(Err(e)) => return Err(format!("event loop: {e}")),
                     Poll::Pending => return Ok(()),
@@ -408,7 +415,7 @@ impl Worker {
                     self.failed = 0;
                     return Ok(true);
                 }
-                Processed::Nothing => {
+                Processed::Announcement | Processed::Nothing => {
                     self.try_shared = false;
                     match readable {
                         Poll::Ready(Ok(mut guard)) => guard.clear_ready(),

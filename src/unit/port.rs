@@ -51,6 +51,11 @@ impl Port {
         self.raw
     }
 
+    /// Whether a message is next that only announces others.
+    pub fn has_announcement(&self) -> bool {
+        self.raw.has_announcement()
+    }
+
     /// Becomes readable when [`Context::process`] is worth calling.
     pub fn fd(&self) -> BorrowedFd<'_> {
         // SAFETY: libunit keeps the port's descriptor open as long as the
@@ -64,6 +69,9 @@ impl Port {
 pub enum Processed {
     /// A message was processed; there may be more.
     Message,
+    /// What was received only announced messages that the descriptor knows
+    /// nothing of: there may be more.
+    Announcement,
     /// There is none.
     Nothing,
     /// The port is broken.
@@ -84,9 +92,10 @@ enum State {
     Empty,
 }
 
-/// Whether libunit may receive messages of one context.
+/// Whether libunit may receive messages of one context, and whether the last
+/// one only announced others.
 #[derive(Default)]
-pub(super) struct Gate(Cell<State>);
+pub(super) struct Gate(Cell<State>, Cell<bool>);
 
 impl Gate {
     /// Forgets what was refused before.
@@ -100,6 +109,7 @@ impl Gate {
     }
 
     fn open(&self) {
+        self.1.set(false);
         self.0.set(State::Open);
     }
 
@@ -126,6 +136,7 @@ pub(super) unsafe fn process(
     let empty = gate.close();
     match u32::try_from(rc) {
         Ok(sys::NXT_UNIT_OK) => Processed::Message,
+        Ok(sys::NXT_UNIT_AGAIN) if gate.1.get() => Processed::Announcement,
         Ok(sys::NXT_UNIT_AGAIN) => Processed::Nothing,
         // The callback has no other way to say that there is nothing.
         _ if empty => Processed::Nothing,
@@ -185,6 +196,10 @@ pub(super) unsafe extern "C" fn on_port_recv(
             }
             if received >= 0 {
                 *oob_size = message.msg_controllen as _;
+                let length = usize::try_from(received).unwrap_or(0);
+                // SAFETY: so many bytes have been written to `buffer`.
+                let bytes = unsafe { std::slice::from_raw_parts(buffer.cast::<u8>(), length) };
+                gate.1.set(is_announcement(bytes));
                 return received;
             }
             let error = io::Error::last_os_error();
@@ -202,6 +217,32 @@ pub(super) unsafe extern "C" fn on_port_recv(
             }
         }
     })
+}
+
+/// Whether a message only says that there are others in the port's queue.
+fn is_announcement(bytes: &[u8]) -> bool {
+    let at = std::mem::offset_of!(sys::nxt_port_msg_t, type_);
+    let announces = |kind: &u8| u32::from(*kind) == sys::_NXT_PORT_MSG_READ_QUEUE;
+    bytes.len() == size_of::<sys::nxt_port_msg_t>() && bytes.get(at).is_some_and(announces)
+}
+
+impl RawPort {
+    /// Whether the next message only announces others.
+    fn has_announcement(self) -> bool {
+        let mut bytes = [0_u8; 64];
+        // SAFETY: `bytes` is ours and as long as said; the descriptor belongs
+        // to a port of a live context. Nothing is taken from it.
+        let found = unsafe {
+            libc::recv(
+                self.fd,
+                bytes.as_mut_ptr().cast(),
+                bytes.len(),
+                libc::MSG_DONTWAIT | libc::MSG_PEEK,
+            )
+        };
+        let found = usize::try_from(found).ok();
+        found.is_some_and(|length| bytes.get(..length).is_some_and(is_announcement))
+    }
 }
 
 /// Empties the socket of a read port that is about to be closed. What is in

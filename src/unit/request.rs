@@ -252,7 +252,8 @@ impl Request {
         let Some(port) = self.context.read_port() else {
             return;
         };
-        while self.context.process(&port) == Processed::Message {}
+        let more = [Processed::Message, Processed::Announcement];
+        while more.contains(&self.context.process(&port)) {}
     }
 
     /// Sends a piece of the body, after the head, without ever waiting.

@@ -25,6 +25,22 @@ typedef struct {
     unsigned char  *start;
 } nxt_str_t;
 
+/* The head of a message of a port; the stand-in's own have none. */
+typedef enum {
+    _NXT_PORT_MSG_READ_QUEUE = 1
+} nxt_port_msg_type_t;
+
+typedef struct {
+    uint32_t  stream;
+    pid_t     pid;
+    uint16_t  reply_port;
+    uint8_t   type;
+    uint8_t   last;
+    uint8_t   mmap;
+    uint8_t   nf;
+    uint8_t   mf;
+} nxt_port_msg_t;
+
 /* Levels of the log. */
 #define NXT_LOG_ALERT   0
 #define NXT_LOG_ERR     1
