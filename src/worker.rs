@@ -212,7 +212,7 @@ impl Worker {
                 // answer on, and the descriptor would not become readable once
                 // more for it.
                 Processed::Announcement if looks < LOOKS => looks += 1,
-                Processed::Announcement | Processed::Nothing => match readable {
+                Processed::Announcement | Processed::Quit | Processed::Nothing => match readable {
                     // It keeps a message that nothing has announced until
                     // something does. A second one it must not be given: that
                     // is an error, and those that unitd's processes send to each
@@ -415,7 +415,7 @@ impl Worker {
                     self.failed = 0;
                     return Ok(true);
                 }
-                Processed::Announcement | Processed::Nothing => {
+                Processed::Announcement | Processed::Quit | Processed::Nothing => {
                     self.try_shared = false;
                     match readable {
                         Poll::Ready(Ok(mut guard)) => guard.clear_ready(),

@@ -297,7 +297,13 @@ impl Context {
         }
         // SAFETY: the context is live, this is its thread, the port is its own,
         // and libunit keeps its ports until `nxt_unit_done`.
-        unsafe { port::process(self.raw.as_ptr(), port.raw(), &self.events.gate) }
+        let processed = unsafe { port::process(self.raw.as_ptr(), port.raw(), &self.events.gate) };
+        if processed == Processed::Quit {
+            self.events.draining.set(true);
+            self.events.quit.set(true);
+            return Processed::Nothing;
+        }
+        processed
     }
 }
 

@@ -72,6 +72,8 @@ pub enum Processed {
     /// What was received only announced messages that the descriptor knows
     /// nothing of: there may be more.
     Announcement,
+    /// There is none, and the process is to quit.
+    Quit,
     /// There is none.
     Nothing,
     /// The port is broken.
@@ -92,10 +94,10 @@ enum State {
     Empty,
 }
 
-/// Whether libunit may receive messages of one context, and whether the last
-/// one only announced others.
+/// Whether libunit may receive messages of one context, and the kind of the last
+/// one.
 #[derive(Default)]
-pub(super) struct Gate(Cell<State>, Cell<bool>);
+pub(super) struct Gate(Cell<State>, Cell<Option<u32>>);
 
 impl Gate {
     /// Forgets what was refused before.
@@ -109,7 +111,7 @@ impl Gate {
     }
 
     fn open(&self) {
-        self.1.set(false);
+        self.1.set(None);
         self.0.set(State::Open);
     }
 
@@ -136,8 +138,13 @@ pub(super) unsafe fn process(
     let empty = gate.close();
     match u32::try_from(rc) {
         Ok(sys::NXT_UNIT_OK) => Processed::Message,
-        Ok(sys::NXT_UNIT_AGAIN) if gate.1.get() => Processed::Announcement,
-        Ok(sys::NXT_UNIT_AGAIN) => Processed::Nothing,
+        Ok(sys::NXT_UNIT_AGAIN) => match gate.1.get() {
+            Some(sys::_NXT_PORT_MSG_READ_QUEUE) => Processed::Announcement,
+            // libunit keeps what nothing has announced until something does.
+            // Processes of unitd send this when they stop, and it is the last.
+            Some(sys::_NXT_PORT_MSG_QUIT) => Processed::Quit,
+            _ => Processed::Nothing,
+        },
         // The callback has no other way to say that there is nothing.
         _ if empty => Processed::Nothing,
         _ => Processed::Failed,
@@ -199,7 +206,7 @@ pub(super) unsafe extern "C" fn on_port_recv(
                 let length = usize::try_from(received).unwrap_or(0);
                 // SAFETY: so many bytes have been written to `buffer`.
                 let bytes = unsafe { std::slice::from_raw_parts(buffer.cast::<u8>(), length) };
-                gate.1.set(is_announcement(bytes));
+                gate.1.set(kind(bytes));
                 return received;
             }
             let error = io::Error::last_os_error();
@@ -219,11 +226,13 @@ pub(super) unsafe extern "C" fn on_port_recv(
     })
 }
 
-/// Whether a message only says that there are others in the port's queue.
-fn is_announcement(bytes: &[u8]) -> bool {
+/// The kind of a message, a `nxt_port_msg_type_t`.
+fn kind(bytes: &[u8]) -> Option<u32> {
+    if bytes.len() < size_of::<sys::nxt_port_msg_t>() {
+        return None;
+    }
     let at = std::mem::offset_of!(sys::nxt_port_msg_t, type_);
-    let announces = |kind: &u8| u32::from(*kind) == sys::_NXT_PORT_MSG_READ_QUEUE;
-    bytes.len() == size_of::<sys::nxt_port_msg_t>() && bytes.get(at).is_some_and(announces)
+    bytes.get(at).copied().map(u32::from)
 }
 
 impl RawPort {
@@ -241,7 +250,8 @@ impl RawPort {
             )
         };
         let found = usize::try_from(found).ok();
-        found.is_some_and(|length| bytes.get(..length).is_some_and(is_announcement))
+        let found = found.and_then(|length| kind(bytes.get(..length)?));
+        found == Some(sys::_NXT_PORT_MSG_READ_QUEUE)
     }
 }
 

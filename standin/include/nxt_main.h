@@ -27,6 +27,7 @@ typedef struct {
 
 /* The head of a message of a port; the stand-in's own have none. */
 typedef enum {
+    _NXT_PORT_MSG_QUIT = 0,
     _NXT_PORT_MSG_READ_QUEUE = 1
 } nxt_port_msg_type_t;
 

@@ -20,7 +20,9 @@ const ALARMS: [&str; 4] = ["[alert]", "[emerg]", "[crit]", "Sanitizer"];
 /// Two more are of Unit's own making: libunit of FreeUnit says at this level
 /// that the router has gone, with messages unread or not (1.35 says so as a
 /// warning), and a process may be woken for a signal that was read already.
-/// That the router has gone before its time is found by other checks.
+/// That the router has gone before its time is found by other checks. So is a
+/// process that ends when libunit takes what unitd's processes tell each other at
+/// a stop for too many messages.
 fn is_harmless(line: &str) -> bool {
     let unitd = [
         ") failed (32: Broken pipe)",
@@ -35,7 +37,9 @@ fn is_harmless(line: &str) -> bool {
         line.contains("[unit] sendmsg(") && gone.iter().any(|errno| line.ends_with(errno));
     let signal = line.contains(" read signalfd(")
         && line.ends_with(") failed (11: Resource temporarily unavailable)");
-    line.contains("[alert]") && (unitd || libunit || signal)
+    let stop = line.ends_with("[unit] too many port socket messages")
+        || line.ends_with("nxt_unit_process_port_msg failed on the read port");
+    line.contains("[alert]") && (unitd || libunit || signal || stop)
 }
 
 /// What the log says when the module panicked. In a line about a request it is
