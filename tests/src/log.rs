@@ -21,6 +21,8 @@ const ALARMS: [&str; 4] = ["[alert]", "[emerg]", "[crit]", "Sanitizer"];
 /// that the router has gone, with messages unread or not (1.35 says so as a
 /// warning), and a process may be woken for a signal that was read already.
 /// That the router has gone before its time is found by other checks. So is a
+/// response that found no shared memory, of which libunit writes an alert (see
+/// docs/architecture.md): it goes on later, and is checked. And so is a
 /// process that ends when libunit takes what unitd's processes tell each other at
 /// a stop for too many messages.
 fn is_harmless(line: &str) -> bool {
@@ -39,7 +41,8 @@ fn is_harmless(line: &str) -> bool {
         && line.ends_with(") failed (11: Resource temporarily unavailable)");
     let stop = line.ends_with("[unit] too many port socket messages")
         || line.ends_with("nxt_unit_process_port_msg failed on the read port");
-    line.contains("[alert]") && (unitd || libunit || signal || stop)
+    let exhausted = line.ends_with("response_buf_alloc: failed to get out buf");
+    line.contains("[alert]") && (unitd || libunit || signal || stop || exhausted)
 }
 
 /// What the log says when the module panicked. In a line about a request it is
