@@ -19,13 +19,16 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use http::Request;
 use http_body_util::BodyExt;
 use nxt_wasm_runtime::{
-    Grants, GuestLog, Limits, OutputStreamKind, RequestBody, RequestContext, Runtime, artifact,
+    Grants, GuestLog, Limits, OutputStreamKind, RequestBody, RequestContext, Runtime, Severity,
+    artifact,
 };
 
 struct Silent;
 
 impl GuestLog for Silent {
     fn line(&self, _: &str, _: OutputStreamKind, _: &str) {}
+    fn message(&self, _: &str, _: Severity, _: &str) {}
+    fn notice(&self, _: &str, _: Severity, _: &str) {}
 }
 
 struct Guest {
@@ -42,7 +45,8 @@ impl Guest {
         let bytes = std::fs::read(path).expect("the component");
         let compiled = artifact::compile(&bytes, &limits).expect("compiles");
         // SAFETY: just compiled, under the same limits.
-        let description = unsafe { artifact::describe(&compiled, &limits) }.expect("can be served");
+        let description = unsafe { artifact::describe(&compiled, &limits, &Grants::default()) }
+            .expect("can be served");
         let fd = rustix::fs::memfd_create("artifact", rustix::fs::MemfdFlags::CLOEXEC);
         let mut file = File::from(fd.expect("a memory file"));
         file.write_all(&compiled).expect("room in memory");

@@ -15,7 +15,9 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use crate::engine;
 use crate::error::LoadError;
+use crate::grants::Grants;
 use crate::handle;
+use crate::host;
 use crate::limits::Limits;
 use crate::state::State;
 
@@ -112,20 +114,26 @@ pub fn compile(component: &[u8], limits: &Limits) -> Result<Vec<u8>, LoadError> 
         .map_err(|e| LoadError::Compile(format!("{e:#}")))
 }
 
-/// Loads an artifact on trial: checks its world and its imports and makes one
-/// instance under the limits. Runs the component's start code, so it too
+/// Loads an artifact on trial: checks its world and its imports, of which those
+/// in `grants` are satisfied, and makes one instance under the limits, which
+/// can use none of them. Runs the component's start code, so it too
 /// belongs into a process that ends soon.
 ///
 /// # Safety
 ///
 /// `artifact` must hold what [`compile`] made, unchanged.
-pub unsafe fn describe(artifact: &[u8], limits: &Limits) -> Result<Description, LoadError> {
+pub unsafe fn describe(
+    artifact: &[u8],
+    limits: &Limits,
+    grants: &Grants,
+) -> Result<Description, LoadError> {
     let engine = engine::for_compiling(limits, false)?;
     // SAFETY: passed on to the caller.
     let component = unsafe { Component::deserialize(&engine, artifact) }
         .map_err(|e| LoadError::Artifact(format!("{e:#}")))?;
     let handler = find_handler(&engine, &component)?;
-    let linker = link(&engine)?;
+    refuse_ungranted(&engine, &component, grants)?;
+    let linker = link(&engine, grants)?;
     let pre = linker
         .instantiate_pre(&component)
         .map_err(|e| LoadError::Import(format!("{e:#}")))?;
@@ -146,13 +154,32 @@ pub unsafe fn describe(artifact: &[u8], limits: &Limits) -> Result<Description, 
     })
 }
 
-/// Everything a component may import.
-pub(crate) fn link(engine: &Engine) -> Result<Linker<State>, LoadError> {
+/// Everything a component may import if it is granted `grants`.
+pub(crate) fn link(engine: &Engine, grants: &Grants) -> Result<Linker<State>, LoadError> {
     let mut linker = Linker::new(engine);
     wasmtime_wasi::p2::add_to_linker_async(&mut linker)
         .and_then(|()| wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker))
+        .and_then(|()| host::link(&mut linker, grants))
         .map_err(|e| LoadError::Engine(format!("{e:#}")))?;
     Ok(linker)
+}
+
+/// Interfaces that only a setting makes available get a message of their own.
+fn refuse_ungranted(
+    engine: &Engine,
+    component: &Component,
+    grants: &Grants,
+) -> Result<(), LoadError> {
+    let ty = component.component_type();
+    for (name, _) in ty.imports(engine) {
+        if let Some(settings) = host::missing_settings(name, grants) {
+            return Err(LoadError::NotGranted {
+                import: name.to_owned(),
+                settings,
+            });
+        }
+    }
+    Ok(())
 }
 
 fn find_handler(engine: &Engine, component: &Component) -> Result<String, LoadError> {

@@ -39,6 +39,14 @@ pub enum LoadError {
     /// Something the component imports is not provided.
     #[error("unsatisfied import: {0}")]
     Import(String),
+    /// It imports what has to be granted, and is not.
+    #[error("it imports `{import}`, which is not granted: that takes {settings}")]
+    NotGranted {
+        /// Full name of the interface.
+        import: String,
+        /// The settings that would grant it.
+        settings: &'static str,
+    },
     /// Making an instance fails.
     #[error("no instance of the component can be made: {0}")]
     Start(String),
@@ -66,6 +74,14 @@ pub enum LoadError {
         path: String,
         /// What the operating system said.
         error: std::io::Error,
+    },
+    /// A bucket cannot be used.
+    #[error("keyvalue bucket `{bucket}` (UNIT_WASM_KEYVALUE): {problem}")]
+    Keyvalue {
+        /// Its name, or `*` for all of them.
+        bucket: String,
+        /// What is wrong with it.
+        problem: String,
     },
     /// Reading or writing an artifact failed.
     #[error("{context}: {error}")]

@@ -1,10 +1,20 @@
 //! What a guest may reach. The default is nothing.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
 use crate::error::LoadError;
+use crate::host::Asking;
+use crate::host::audit::AuditLog;
+use crate::host::dns::DnsConfig;
+use crate::host::keyvalue::KeyvalueGrant;
+use crate::host::outbound::HttpGrant;
+use crate::host::secrets::Secrets;
+use crate::host::sockets::SocketGrant;
+use crate::limits::MIB;
+use crate::output::Severity;
 
 /// How a guest may use a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,12 +37,45 @@ pub struct Preopen {
 }
 
 /// Everything granted to the guests of one application.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Grants {
     /// The guest's whole environment.
     pub environment: Vec<(String, String)>,
     /// The directories it may open.
     pub directories: Vec<Preopen>,
+    /// Bytes that one request may write to files in them.
+    pub write_quota: u64,
+    /// The sockets it may use.
+    pub sockets: Arc<SocketGrant>,
+    /// The HTTP requests it may send.
+    pub http: Option<HttpGrant>,
+    /// How names of hosts are resolved, for all that needs it.
+    pub dns: DnsConfig,
+    /// The secrets it may ask for.
+    pub secrets: Option<Secrets>,
+    /// Where it may record what it did.
+    pub audit: Option<Arc<AuditLog>>,
+    /// The buckets it may open.
+    pub keyvalue: Option<KeyvalueGrant>,
+    /// Messages of `wasi:logging` that matter less are not logged.
+    pub log_level: Severity,
+}
+
+impl Default for Grants {
+    fn default() -> Self {
+        Self {
+            environment: Vec::new(),
+            directories: Vec::new(),
+            write_quota: 256 * MIB as u64,
+            sockets: Arc::default(),
+            http: None,
+            dns: DnsConfig::default(),
+            secrets: None,
+            audit: None,
+            keyvalue: None,
+            log_level: Severity::Info,
+        }
+    }
 }
 
 impl Grants {
@@ -48,7 +91,12 @@ impl Grants {
     }
 
     /// Adds the grants to the WASI context of one request.
-    pub(crate) fn apply(&self, wasi: &mut WasiCtxBuilder) -> wasmtime::Result<()> {
+    pub(crate) fn apply(
+        &self,
+        wasi: &mut WasiCtxBuilder,
+        asking: &Arc<Asking>,
+    ) -> wasmtime::Result<()> {
+        self.sockets.apply(wasi, asking);
         wasi.envs(&self.environment);
         for preopen in &self.directories {
             let access = match preopen.access {

@@ -26,6 +26,7 @@ use crate::cause::{self, Known};
 use crate::engine;
 use crate::error::{Failure, LoadError, Reason};
 use crate::grants::Grants;
+use crate::host::Capabilities;
 use crate::limits::Limits;
 use crate::meter::{GuestResponse, Meter, Verdict};
 use crate::output::GuestLog;
@@ -49,6 +50,7 @@ pub struct Runtime {
     pre: ProxyPre<State>,
     limits: Arc<Limits>,
     grants: Grants,
+    capabilities: Arc<Capabilities>,
     ticker: Ticker,
 }
 
@@ -71,16 +73,18 @@ impl Runtime {
         let engine = engine::for_serving(&limits, description)?;
         // SAFETY: passed on to the caller.
         let component = unsafe { artifact::map(&engine, file)? };
-        let pre = artifact::link(&engine)?
+        let pre = artifact::link(&engine, &grants)?
             .instantiate_pre(&component)
             .and_then(ProxyPre::new)
             .map_err(|e| LoadError::Import(format!("{e:#}")))?;
         let ticker =
             Ticker::start(engine).map_err(|e| LoadError::Engine(format!("epoch thread: {e}")))?;
+        let capabilities = Arc::new(Capabilities::new(&grants)?);
         Ok(Self {
             pre,
             limits: Arc::new(limits),
             grants,
+            capabilities,
             ticker,
         })
     }
@@ -149,6 +153,7 @@ impl Runtime {
             self.pre.engine(),
             &self.limits,
             &self.grants,
+            &self.capabilities,
             context,
             &meter,
         )
@@ -198,10 +203,11 @@ fn new_store(
     engine: &Engine,
     limits: &Limits,
     grants: &Grants,
+    capabilities: &Arc<Capabilities>,
     context: &RequestContext,
     meter: &Arc<Meter>,
 ) -> wasmtime::Result<Store<State>> {
-    let state = State::new(limits, grants, context, Arc::clone(meter))?;
+    let state = State::new(limits, grants, capabilities, context, Arc::clone(meter))?;
     let mut store = Store::try_new(engine, state)?;
     store.limiter(|state| &mut state.memory);
     store.set_hostcall_fuel(limits.host_call);
@@ -238,7 +244,8 @@ pub(crate) fn try_instantiate(
         id: "start".into(),
         log: Arc::new(Silent),
     };
-    let mut store = new_store(engine, limits, &Grants::default(), &context, &meter)
+    let (grants, capabilities) = (Grants::default(), Arc::new(Capabilities::none()));
+    let mut store = new_store(engine, limits, &grants, &capabilities, &context, &meter)
         .map_err(|e| engine_error(&e))?;
     let _active = ticker.active();
     meter.enter();
@@ -279,6 +286,8 @@ struct Silent;
 
 impl GuestLog for Silent {
     fn line(&self, _: &str, _: crate::OutputStreamKind, _: &str) {}
+    fn message(&self, _: &str, _: crate::Severity, _: &str) {}
+    fn notice(&self, _: &str, _: crate::Severity, _: &str) {}
 }
 
 /// A timer that is made only when it is first waited for: most requests are

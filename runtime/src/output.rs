@@ -15,6 +15,8 @@ use tokio::io::AsyncWrite;
 use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
+use crate::host::secrets::CUT;
+
 /// Which of the guest's two output streams a line came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OutputStreamKind {
@@ -39,6 +41,45 @@ pub trait GuestLog: Send + Sync {
     /// One line, without its line feed, escaped and bounded in length.
     /// Called on the thread that runs the guest; must not block for long.
     fn line(&self, request: &str, stream: OutputStreamKind, text: &str);
+
+    /// A message that the guest has given a level, escaped and bounded like a
+    /// line.
+    fn message(&self, request: &str, severity: Severity, text: &str);
+
+    /// Something that the operator should know of what a request did, as that
+    /// a guest asked for what it has no grant for. The guest decides how often
+    /// it happens: equal texts should be bounded in number. May be called on
+    /// any thread.
+    fn notice(&self, request: &str, severity: Severity, text: &str);
+}
+
+/// How much a notice matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Severity {
+    /// Needs the operator at once.
+    Alert,
+    /// Something does not work that should.
+    Error,
+    /// Something was refused or looks wrong.
+    Warn,
+    /// Everyday news.
+    Info,
+    /// Only for looking for a fault.
+    Debug,
+}
+
+impl Severity {
+    /// The word used in settings, if `text` is one.
+    pub fn from_name(text: &str) -> Option<Self> {
+        Some(match text {
+            "alert" => Self::Alert,
+            "error" => Self::Error,
+            "warn" => Self::Warn,
+            "info" => Self::Info,
+            "debug" => Self::Debug,
+            _ => return None,
+        })
+    }
 }
 
 /// About the bytes that a line has in the log besides its text.
@@ -52,7 +93,27 @@ struct Volume {
     told: bool,
 }
 
-/// Both output streams of one request.
+impl Volume {
+    /// Room for a line of `length` bytes: the line is to be logged as it is, or
+    /// in its place what is returned as an error, or nothing at all.
+    fn take(&mut self, length: usize) -> Result<(), Option<String>> {
+        if self.left > length {
+            // What a line costs in the log, though it be empty.
+            self.left = self.left.saturating_sub(length + RECORD);
+            return Ok(());
+        }
+        self.left = 0;
+        if std::mem::replace(&mut self.told, true) {
+            return Err(None);
+        }
+        Err(Some(format!(
+            "output limit reached: {} bytes (UNIT_WASM_OUTPUT); the rest is dropped",
+            self.limit
+        )))
+    }
+}
+
+/// What one request writes into the log: both output streams, and messages.
 pub(crate) struct Output {
     request: Arc<str>,
     log: Arc<dyn GuestLog>,
@@ -77,6 +138,25 @@ impl Output {
             })),
             line_limit,
         }
+    }
+
+    /// Logs a message of the guest's, unless it matters less than `least`.
+    pub(crate) fn message(&self, least: Severity, severity: Severity, context: &str, text: &str) {
+        if severity > least {
+            return;
+        }
+        let message = if context.is_empty() {
+            text.to_owned()
+        } else {
+            format!("{context}: {text}")
+        };
+        let shown = message.floor_char_boundary(self.line_limit);
+        let text = match self.volume.lock().map(|mut volume| volume.take(shown)) {
+            Ok(Ok(())) => shown_text(message.as_bytes(), shown, shown < message.len()),
+            Ok(Err(Some(told))) => told,
+            Ok(Err(None)) | Err(_) => return,
+        };
+        self.log.message(&self.request, severity, &text);
     }
 
     /// The stream to give to the guest as `kind`.
@@ -129,25 +209,10 @@ impl LineBuffer {
     fn flush(&mut self) {
         let line = std::mem::take(&mut self.line);
         let cut = std::mem::take(&mut self.cut);
-        let text = match self.volume.lock() {
-            Ok(mut volume) if volume.left > line.len() => {
-                // What a line costs in the log, though it be empty.
-                volume.left = volume.left.saturating_sub(line.len() + RECORD);
-                let mut text = escape(&line);
-                if cut {
-                    text.push_str("...[cut]");
-                }
-                text
-            }
-            Ok(mut volume) if !volume.told => {
-                volume.told = true;
-                volume.left = 0;
-                let limit = volume.limit;
-                format!(
-                    "output limit reached: {limit} bytes (UNIT_WASM_OUTPUT); the rest is dropped"
-                )
-            }
-            _ => return,
+        let text = match self.volume.lock().map(|mut volume| volume.take(line.len())) {
+            Ok(Ok(())) => shown_text(&line, line.len(), cut),
+            Ok(Err(Some(told))) => told,
+            Ok(Err(None)) | Err(_) => return,
         };
         self.log.line(&self.request, self.kind, &text);
     }
@@ -159,6 +224,15 @@ impl Drop for LineBuffer {
             self.flush();
         }
     }
+}
+
+/// The first `length` bytes of a line as the log has them.
+pub(crate) fn shown_text(line: &[u8], length: usize, cut: bool) -> String {
+    let mut text = escape(line.get(..length).unwrap_or(line));
+    if cut {
+        text.push_str(CUT);
+    }
+    text
 }
 
 /// Printable text: control characters and invalid UTF-8 become `\xNN`.
@@ -268,6 +342,16 @@ mod tests {
     impl GuestLog for Lines {
         fn line(&self, request: &str, stream: OutputStreamKind, text: &str) {
             let line = format!("{request} {}: {text}", stream.as_str());
+            self.0.lock().unwrap().push(line);
+        }
+
+        fn message(&self, request: &str, severity: Severity, text: &str) {
+            let line = format!("{request} {severity:?} message: {text}");
+            self.0.lock().unwrap().push(line);
+        }
+
+        fn notice(&self, request: &str, severity: Severity, text: &str) {
+            let line = format!("{request} {severity:?}: {text}");
             self.0.lock().unwrap().push(line);
         }
     }

@@ -12,10 +12,13 @@ use wasmtime_wasi_http::{
 
 use crate::grants::Grants;
 use crate::handle::RequestContext;
+use crate::host::filesystem::Quota;
+use crate::host::outbound::{self, LifeGuard};
+use crate::host::{Asking, Capabilities};
 use crate::limits::Limits;
 use crate::memory::MemoryBudget;
 use crate::meter::Meter;
-use crate::output::{Output, OutputStreamKind};
+use crate::output::{Output, OutputStreamKind, Severity};
 
 /// Pieces of a response body that a guest can be ahead of the client.
 const BODY_PIECES: usize = 8;
@@ -27,6 +30,8 @@ pub(crate) struct State {
     http: WasiHttpCtx,
     table: ResourceTable,
     pub(crate) hooks: Hooks,
+    pub(crate) output: Output,
+    pub(crate) quota: Arc<Quota>,
     pub(crate) memory: MemoryBudget,
     pub(crate) meter: Arc<Meter>,
 }
@@ -35,6 +40,7 @@ impl State {
     pub(crate) fn new(
         limits: &Limits,
         grants: &Grants,
+        capabilities: &Arc<Capabilities>,
         context: &RequestContext,
         meter: Arc<Meter>,
     ) -> wasmtime::Result<Self> {
@@ -48,8 +54,14 @@ impl State {
         wasi.stdout(output.stream(OutputStreamKind::Stdout))
             .stderr(output.stream(OutputStreamKind::Stderr))
             .max_random_size(limits.host_call as u64);
-        grants.apply(&mut wasi)?;
 
+        let asking = Arc::new(Asking::new(
+            Arc::clone(&context.id),
+            Arc::clone(&context.log),
+            Arc::clone(&capabilities.socket_room),
+        ));
+        grants.apply(&mut wasi, &asking)?;
+        let quota = Arc::new(Quota::new(grants.write_quota, Arc::clone(&asking)));
         let mut table = ResourceTable::new();
         table.set_max_capacity(limits.resources);
         let mut http = WasiHttpCtx::new();
@@ -58,10 +70,24 @@ impl State {
             wasi: wasi.build(),
             http,
             table,
-            hooks: Hooks { incoming: false },
+            hooks: Hooks {
+                incoming: false,
+                asking,
+                capabilities: Arc::clone(capabilities),
+                life: LifeGuard::new(),
+            },
+            output,
+            quota,
             memory: MemoryBudget::new(limits.memory),
             meter,
         })
+    }
+}
+
+impl State {
+    /// What calls of `wasi:keyvalue` need.
+    pub(crate) fn keyvalue(&mut self) -> (&mut ResourceTable, &Hooks) {
+        (&mut self.table, &self.hooks)
     }
 }
 
@@ -88,6 +114,12 @@ impl WasiHttpView for State {
 pub(crate) struct Hooks {
     /// The header fields in question are the client's.
     pub(crate) incoming: bool,
+    /// For whom host calls act.
+    pub(crate) asking: Arc<Asking>,
+    /// What they act with.
+    pub(crate) capabilities: Arc<Capabilities>,
+    /// Ends what it has sent when it ends.
+    life: LifeGuard,
 }
 
 static GUEST_FILTER: LazyLock<ForbiddenHeaderFilter> =
@@ -111,12 +143,22 @@ impl WasiHttpHooks for Hooks {
 
     fn send_request(
         &mut self,
-        _request: http::Request<WasiBody>,
-        _options: Option<RequestOptions>,
+        request: http::Request<WasiBody>,
+        options: Option<RequestOptions>,
         _body_error: Box<dyn Future<Output = Result<(), HttpError>> + Send>,
     ) -> Box<dyn Future<Output = SentRequest> + Send> {
-        // Nothing is granted, so nothing may be asked for.
-        Box::new(async { Err(HttpError::HttpRequestDenied) })
+        let Some(http) = &self.capabilities.http else {
+            let text = outbound::not_granted(request.uri());
+            self.asking.notice(Severity::Warn, &text);
+            return Box::new(async { Err(HttpError::HttpRequestDenied) });
+        };
+        let sent = http.send(&self.asking, self.life.life(), request, options);
+        // Tasks of their own drive connections.
+        Box::new(async {
+            let driver: Box<dyn Future<Output = Result<(), HttpError>> + Send> =
+                Box::new(async { Ok(()) });
+            Ok((sent.await?, driver))
+        })
     }
 
     fn p2_outgoing_body_buffer_chunks(&mut self) -> usize {

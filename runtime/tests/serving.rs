@@ -20,7 +20,7 @@ use http::{Request, StatusCode};
 use http_body_util::BodyExt;
 use nxt_wasm_runtime::{
     Failure, Grants, GuestBody, GuestLog, Limits, OutputStreamKind, Reason, RequestBody,
-    RequestContext, Runtime, artifact,
+    RequestContext, Runtime, Severity, artifact,
 };
 
 fn lab() -> Vec<u8> {
@@ -34,7 +34,7 @@ fn load(limits: Limits, grants: Grants) -> Runtime {
     let compile = || {
         let bytes = artifact::compile(&lab(), &limits).unwrap();
         // SAFETY: just compiled, under the same limits.
-        let description = unsafe { artifact::describe(&bytes, &limits) }.unwrap();
+        let description = unsafe { artifact::describe(&bytes, &limits, &grants) }.unwrap();
         (bytes, description)
     };
     let (bytes, description) = std::thread::scope(|s| s.spawn(compile).join()).unwrap();
@@ -51,6 +51,16 @@ struct Lines(Mutex<Vec<String>>);
 impl GuestLog for Lines {
     fn line(&self, request: &str, stream: OutputStreamKind, text: &str) {
         let line = format!("{request} {}: {text}", stream.as_str());
+        self.0.lock().unwrap().push(line);
+    }
+
+    fn message(&self, request: &str, severity: Severity, text: &str) {
+        let line = format!("{request} {severity:?} message: {text}");
+        self.0.lock().unwrap().push(line);
+    }
+
+    fn notice(&self, request: &str, severity: Severity, text: &str) {
+        let line = format!("{request} {severity:?}: {text}");
         self.0.lock().unwrap().push(line);
     }
 }
@@ -279,7 +289,7 @@ fn components_that_cannot_be_served() {
     let described = |wat: &str| {
         let bytes = compiled(wat).unwrap();
         // SAFETY: just compiled, under the same limits.
-        unsafe { artifact::describe(&bytes, &limits) }.unwrap_err()
+        unsafe { artifact::describe(&bytes, &limits, &Grants::default()) }.unwrap_err()
     };
     let core = compiled("(module)").unwrap_err();
     assert!(
@@ -293,18 +303,21 @@ fn components_that_cannot_be_served() {
     );
     let import = described(
         r#"(component
-            (import "wasi:keyvalue/store@0.2.0-draft" (instance (export "open" (func))))
+            (import "wasi:blobstore/blobstore@0.2.0-draft" (instance (export "open" (func))))
             (instance $handler)
             (export "wasi:http/incoming-handler@0.2.3" (instance $handler)))"#,
     );
     let text = import.to_string();
-    assert!(text.contains("wasi:keyvalue/store@0.2.0-draft"), "{text}");
+    assert!(
+        text.contains("wasi:blobstore/blobstore@0.2.0-draft"),
+        "{text}"
+    );
     let small = Limits {
         memory: 256 << 10,
         ..limits.clone()
     };
     let bytes = artifact::compile(&lab(), &small).unwrap();
     // SAFETY: just compiled, under the same limits.
-    let big = unsafe { artifact::describe(&bytes, &small) }.unwrap_err();
+    let big = unsafe { artifact::describe(&bytes, &small, &Grants::default()) }.unwrap_err();
     assert!(big.to_string().contains("UNIT_WASM_MEMORY"), "{big}");
 }

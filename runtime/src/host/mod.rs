@@ -1,0 +1,260 @@
+//! What guests may reach of the world outside, beyond what WASI gives to all.
+//!
+//! [`Capabilities`] is made once per process, from what the operator granted.
+//! Each request gets an [`Asking`] of its own, by which its host calls know for
+//! whom they act and how much of what is counted per request is left.
+
+pub(crate) mod audit;
+mod config;
+pub(crate) mod dns;
+mod event_loop;
+pub(crate) mod filesystem;
+pub mod keyvalue;
+mod logging;
+mod lookup;
+pub(crate) mod net;
+pub(crate) mod outbound;
+pub(crate) mod secrets;
+pub(crate) mod sockets;
+#[cfg(test)]
+pub(crate) mod test_peers;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tokio::sync::Semaphore;
+use wasmtime::component::{ComponentType, Linker, Lower};
+
+use crate::error::LoadError;
+use crate::grants::Grants;
+use crate::host::audit::AuditLog;
+use crate::host::dns::Resolver;
+use crate::host::lookup::Lookups;
+use crate::host::outbound::Outbound;
+use crate::host::secrets::Secrets;
+use crate::host::sockets::SocketRoom;
+use crate::output::{GuestLog, Severity, shown_text};
+use crate::state::State;
+
+/// What a process has to serve the host calls of all its guests.
+pub(crate) struct Capabilities {
+    pub environment: Vec<(String, String)>,
+    pub secrets: Option<Secrets>,
+    pub audit: Option<Arc<AuditLog>>,
+    /// Messages of guests that matter less are not logged.
+    pub log_level: Severity,
+    /// Outbound HTTP.
+    pub http: Option<Arc<Outbound>>,
+    /// Buckets, if any are granted.
+    pub keyvalue: Option<Arc<keyvalue::Keyvalue>>,
+    /// Looks up names.
+    pub lookups: Option<Lookups>,
+    /// For sockets.
+    pub socket_room: Arc<SocketRoom>,
+}
+
+impl Capabilities {
+    /// Makes what `grants` names.
+    pub fn new(grants: &Grants) -> Result<Self, LoadError> {
+        let resolver = Arc::new(Resolver::new(grants.dns.clone()));
+        let http = grants.http.clone();
+        let keyvalue = grants.keyvalue.as_ref();
+        let keyvalue = keyvalue.map(|grant| keyvalue::Keyvalue::new(grant, Arc::clone(&resolver)));
+        let names = &grants.sockets.names;
+        let lookups = (!names.is_empty()).then(|| Lookups {
+            allowed: names.clone(),
+            in_flight: Arc::new(Semaphore::new(lookup::IN_FLIGHT)),
+            resolver: Arc::clone(&resolver),
+        });
+        Ok(Self {
+            http: http.map(|grant| Arc::new(Outbound::new(grant, resolver))),
+            environment: grants.environment.clone(),
+            secrets: grants.secrets.clone(),
+            audit: grants.audit.clone(),
+            log_level: grants.log_level,
+            keyvalue: keyvalue.transpose()?.map(Arc::new),
+            lookups,
+            socket_room: Arc::new(SocketRoom::new()),
+        })
+    }
+
+    /// What a component has while it is tried out at start: nothing.
+    pub fn none() -> Self {
+        Self {
+            environment: Vec::new(),
+            secrets: None,
+            audit: None,
+            log_level: Severity::Info,
+            http: None,
+            keyvalue: None,
+            lookups: None,
+            socket_room: Arc::new(SocketRoom::new()),
+        }
+    }
+}
+
+/// An interface of ours, and what has to be set for a component to import it.
+struct Interface {
+    /// Without a version.
+    names: &'static [&'static str],
+    settings: &'static str,
+    is_granted: fn(&Grants) -> bool,
+    link: fn(&mut Linker<State>) -> wasmtime::Result<()>,
+}
+
+const INTERFACES: &[Interface] = &[
+    Interface {
+        names: &["unit:wasm/secrets"],
+        settings: "UNIT_WASM_SECRETS and UNIT_WASM_ALLOW_SECRETS",
+        is_granted: |grants| grants.secrets.is_some(),
+        link: link_secrets,
+    },
+    Interface {
+        names: &["unit:wasm/audit-log"],
+        settings: "UNIT_WASM_AUDIT_LOG",
+        is_granted: |grants| grants.audit.is_some(),
+        link: audit::link,
+    },
+    Interface {
+        names: &[
+            "wasi:keyvalue/store",
+            "wasi:keyvalue/batch",
+            "wasi:keyvalue/atomics",
+        ],
+        settings: "UNIT_WASM_KEYVALUE",
+        is_granted: |grants| grants.keyvalue.is_some(),
+        link: keyvalue::link,
+    },
+];
+
+/// Adds the interfaces of `grants` to what a component may import, beside WASI,
+/// which `linker` has already.
+pub(crate) fn link(linker: &mut Linker<State>, grants: &Grants) -> wasmtime::Result<()> {
+    for interface in INTERFACES.iter().filter(|i| (i.is_granted)(grants)) {
+        (interface.link)(linker)?;
+    }
+    config::link(linker)?;
+    logging::link(linker)?;
+    outbound::link(linker)?;
+    lookup::link(linker)?;
+    sockets::link(linker)?;
+    outbound::link(linker)?;
+    filesystem::link(linker)
+}
+
+/// The settings that would grant the import `name`, if it is an interface that
+/// is not granted by `grants`.
+pub(crate) fn missing_settings(name: &str, grants: &Grants) -> Option<&'static str> {
+    let name = name.split('@').next().unwrap_or(name);
+    INTERFACES
+        .iter()
+        .find(|i| i.names.contains(&name) && !(i.is_granted)(grants))
+        .map(|interface| interface.settings)
+}
+
+#[derive(Clone, Debug, ComponentType, Lower)]
+#[component(variant)]
+enum SecretsError {
+    #[component(name = "not-granted")]
+    NotGranted,
+}
+
+fn link_secrets(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    let mut instance = linker.instance("unit:wasm/secrets@0.1.0")?;
+    instance.func_wrap("get", |store, (name,): (String,)| {
+        let hooks = &store.data().hooks;
+        let secrets = hooks.capabilities.secrets.as_ref();
+        let value = secrets.and_then(|secrets| secrets.get(&name));
+        if value.is_none() {
+            let text = format!("secret {name:?} refused: UNIT_WASM_ALLOW_SECRETS does not name it");
+            hooks.asking.notice(Severity::Warn, &text);
+        }
+        Ok((value.map(str::to_owned).ok_or(SecretsError::NotGranted),))
+    })?;
+    instance.func_wrap("names", |store, ()| {
+        let secrets = store.data().hooks.capabilities.secrets.as_ref();
+        let names = secrets.into_iter().flat_map(Secrets::names);
+        Ok((names.map(str::to_owned).collect::<Vec<_>>(),))
+    })
+}
+
+/// Notices about one request that are logged.
+const NOTICES: u32 = 50;
+/// Bytes of one of them.
+const NOTICE: usize = 1024;
+
+/// One request, as its host calls see it.
+pub(crate) struct Asking {
+    /// The request's id.
+    pub id: Arc<str>,
+    log: Arc<dyn GuestLog>,
+    notices: AtomicU32,
+    /// Sockets it has made, and those of all requests.
+    pub sockets: AtomicU32,
+    pub socket_room: Arc<SocketRoom>,
+    /// Names it has looked up.
+    pub lookups: AtomicU32,
+    /// Outbound HTTP requests it has sent.
+    pub http_requests: AtomicU32,
+    /// Records it has put into the audit log.
+    pub audit_records: AtomicU32,
+    /// What it has done with buckets.
+    pub keyvalue: keyvalue::Used,
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        // They end with the request's store, which is dropped with this.
+        self.socket_room.give_back(*self.sockets.get_mut());
+    }
+}
+
+impl Asking {
+    pub fn new(id: Arc<str>, log: Arc<dyn GuestLog>, socket_room: Arc<SocketRoom>) -> Self {
+        Self {
+            id,
+            log,
+            socket_room,
+            sockets: AtomicU32::new(0),
+            lookups: AtomicU32::new(0),
+            http_requests: AtomicU32::new(0),
+            audit_records: AtomicU32::new(0),
+            keyvalue: keyvalue::Used::default(),
+            notices: AtomicU32::new(0),
+        }
+    }
+
+    /// A request of a process of its own.
+    #[cfg(test)]
+    pub fn alone(id: &str, log: Arc<dyn GuestLog>) -> Self {
+        Self::new(id.into(), log, Arc::new(SocketRoom::new()))
+    }
+
+    /// Tells the operator something about this request, with control characters
+    /// escaped and cut at a length. Equal texts are held back when there are
+    /// too many, and all texts of one request after some.
+    pub fn notice(&self, severity: Severity, text: &str) {
+        let told = self.notices.fetch_add(1, Ordering::Relaxed);
+        if told > NOTICES {
+            // Far from ever beginning anew.
+            self.notices.store(NOTICES + 1, Ordering::Relaxed);
+            return;
+        }
+        if told == NOTICES {
+            let text = "further notices about this request are not logged";
+            return self.log.notice(&self.id, Severity::Warn, text);
+        }
+        let shown = text.floor_char_boundary(NOTICE);
+        let text = shown_text(text.as_bytes(), shown, shown < text.len());
+        self.log.notice(&self.id, severity, &text);
+    }
+
+    /// Counts one more in `counter`. False if there have been `limit` already.
+    pub fn count(counter: &AtomicU32, limit: u32) -> bool {
+        counter
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
+                (n < limit).then(|| n + 1)
+            })
+            .is_ok()
+    }
+}

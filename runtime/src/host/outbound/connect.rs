@@ -1,0 +1,161 @@
+//! Connections to addresses that have been checked.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use rustls::crypto::ring;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use wasmtime_wasi_http::Error;
+
+use super::error;
+use super::origin::Host;
+use super::rule::{SETTING, judge_address};
+use super::{Outbound, Request};
+use crate::output::Severity;
+
+/// After that, the next address is tried beside the one that does not answer.
+const STAGGER: Duration = Duration::from_millis(250);
+
+/// A connection that nothing has been sent through.
+pub(super) enum Stream {
+    Plain(TcpStream),
+    Tls(Box<TlsStream<TcpStream>>),
+}
+
+/// How servers prove who they are.
+pub(super) fn tls_config(roots: &[Vec<u8>]) -> Result<ClientConfig, rustls::Error> {
+    let mut store = RootCertStore::empty();
+    // Systems have some that nobody can use.
+    store.add_parsable_certificates(
+        roots
+            .iter()
+            .map(|root| CertificateDer::from(root.as_slice())),
+    );
+    let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(store)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+/// Connects for `request`. Resolves its name once: what is connected to is what
+/// has been checked, whatever the name server says next.
+pub(super) async fn connect(
+    outbound: &Outbound,
+    request: &Request,
+    deadline: Instant,
+) -> Result<Stream, Error> {
+    let origin = &request.origin;
+    let addresses = match &origin.host {
+        Host::Address(ip) => vec![*ip],
+        Host::Name(name) => timeout_at(deadline, outbound.resolver.lookup(name))
+            .await
+            .map_err(|_| Error::DnsTimeout)?
+            .map_err(error::from_resolve)?,
+    };
+    let addresses = checked(outbound, request, &addresses)?;
+    let tcp = timeout_at(deadline, race(addresses))
+        .await
+        .map_err(|_| Error::ConnectionTimeout)?
+        .map_err(|error| {
+            if error::is_out_of_descriptors(&error) {
+                let text = format!("outbound {origin} failed: {error}");
+                request.asking.notice(Severity::Error, &text);
+            }
+            error::from_connect(&error)
+        })?;
+    // Requests should not wait for each other's acknowledgements.
+    let _ = tcp.set_nodelay(true);
+    if !origin.tls {
+        return Ok(Stream::Plain(tcp));
+    }
+    let name = match &origin.host {
+        Host::Address(ip) => ServerName::from(*ip),
+        Host::Name(name) => {
+            ServerName::try_from(name.clone()).map_err(|_| Error::HttpRequestUriInvalid)?
+        }
+    };
+    let config = outbound.tls().ok_or(Error::ConfigurationError)?;
+    let handshake = TlsConnector::from(config).connect(name, tcp);
+    match timeout_at(deadline, handshake).await {
+        Err(_) => Err(Error::ConnectionTimeout),
+        Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
+        Ok(Err(error)) => {
+            let told = error::from_tls(&error);
+            if let (Error::TlsCertificateError, Some(cause)) = (&told, error::tls_cause(&error)) {
+                let hint = if outbound.grant.roots.is_empty() {
+                    "; no certificate authority is known: UNIT_WASM_HTTP_CA can name a file"
+                } else {
+                    ""
+                };
+                let text = format!("outbound {origin} failed: {cause}{hint}");
+                request.asking.notice(Severity::Warn, &text);
+            }
+            Err(told)
+        }
+    }
+}
+
+/// Those of `addresses` that the rules let through, at least one.
+fn checked(
+    outbound: &Outbound,
+    request: &Request,
+    addresses: &[IpAddr],
+) -> Result<Vec<SocketAddr>, Error> {
+    let origin = &request.origin;
+    let mut refused = None;
+    let mut good = Vec::new();
+    for &ip in addresses {
+        match judge_address(&outbound.grant.rules, origin, ip) {
+            Ok(()) => good.push(SocketAddr::new(ip, origin.port)),
+            Err(kind) => refused = refused.or(Some((ip, kind))),
+        }
+    }
+    if !good.is_empty() {
+        return Ok(good);
+    }
+    if let Some((ip, kind)) = refused {
+        let entry = origin.at(ip);
+        let text = format!(
+            "outbound {origin} refused: it has the address {ip}, which is {kind}: {SETTING} would \
+             need {entry} too"
+        );
+        request.asking.notice(Severity::Warn, &text);
+    }
+    Err(Error::DestinationIpProhibited)
+}
+
+/// The first connection to any of `addresses`, which are tried in turn.
+async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+    let mut left = addresses.into_iter();
+    let mut attempts = FuturesUnordered::new();
+    let mut first_error = None;
+    loop {
+        if let Some(address) = left.next() {
+            attempts.push(TcpStream::connect(address));
+        }
+        tokio::select! {
+            attempt = attempts.next() => match attempt {
+                Some(Ok(stream)) => return Ok(stream),
+                Some(Err(error)) => {
+                    first_error.get_or_insert(error);
+                }
+                None => {
+                    let none = || io::Error::from(io::ErrorKind::AddrNotAvailable);
+                    return Err(first_error.unwrap_or_else(none));
+                }
+            },
+            () = sleep(STAGGER), if left.len() > 0 => {}
+        }
+    }
+}
