@@ -1,7 +1,8 @@
 //! Tells the module which Wasmtime is inside: it is the version that Unit
-//! sees, which takes the highest of the modules of one type.
+//! sees, which takes the highest of the modules of one type. And keeps symbols in
+//! that rustc would export.
 
-use std::fs;
+use std::{env, fs};
 
 fn main() {
     println!("cargo::rerun-if-changed=Cargo.lock");
@@ -12,4 +13,17 @@ fn main() {
         .and_then(|package| package.lines().find_map(|l| l.strip_prefix("version = ")))
         .map_or("48", |v| v.trim_matches('"'));
     println!("cargo::rustc-env=NXT_WASMTIME_VERSION={version}");
+    keep_symbols_in();
+}
+
+/// rustc writes a version script of its own. lld, which it links with on x86-64
+/// Linux, takes a second one, in which what is local comes first; other linkers
+/// refuse it.
+fn keep_symbols_in() {
+    println!("cargo::rerun-if-changed=unexported.map");
+    let target = env::var("TARGET").unwrap_or_default();
+    let folder = env::var("CARGO_MANIFEST_DIR").unwrap_or_default();
+    if target == "x86_64-unknown-linux-gnu" {
+        println!("cargo::rustc-cdylib-link-arg=-Wl,--version-script={folder}/unexported.map");
+    }
 }

@@ -5,7 +5,7 @@
 //! the prototype process of each application, `start()` in each process that
 //! is to serve it. From there:
 //!
-//! - [`settings`] reads Unit's application object, [`prepare`] turns the
+//! - [`settings`] reads Unit's application object, [`files`] what it names, [`prepare`] turns the
 //!   configured component into machine code, [`module`] is the life of the
 //!   two kinds of processes;
 //! - [`worker`] is the event loop of one libunit context, [`service`] what the
@@ -18,7 +18,9 @@
 //!
 //! Requests and responses of the `http` crate are the seam between the halves.
 
+pub mod buckets;
 pub mod exchange;
+pub mod files;
 pub mod http;
 pub mod module;
 pub mod prepare;

@@ -6,13 +6,14 @@ use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use nxt_wasm_runtime::Runtime;
+use nxt_wasm_runtime::{Redactor, Runtime};
 
+use crate::files;
 use crate::prepare::{self, Prepared};
 use crate::report::App;
 use crate::service::{Service, Siblings};
 use crate::settings::Settings;
-use crate::unit::{Application, Context, Level, Task};
+use crate::unit::{self, Application, Context, Level, Task};
 use crate::watchdog::Watchdog;
 use crate::worker;
 
@@ -20,6 +21,8 @@ use crate::worker;
 struct Setup {
     settings: Settings,
     prepared: Prepared,
+    /// Keeps secrets out of the log.
+    redactor: Redactor,
 }
 
 /// Set once, in the prototype, and inherited by fork. The error is the text
@@ -38,7 +41,9 @@ pub fn setup(task: &Task<'_>) {
 }
 
 fn set_up(task: &Task<'_>, application: &Application, app: &App) -> Result<Setup, String> {
-    let settings = Settings::read(application).map_err(|e| app.cannot_start(None, &e))?;
+    let mut settings = Settings::read(application).map_err(|e| app.cannot_start(None, &e))?;
+    let redactor =
+        files::open(&mut settings, &application.name).map_err(|e| app.cannot_start(None, &e))?;
     let path = prepare::component_path(&settings, application);
     let mut told = Duration::ZERO;
     let progress = |elapsed: Duration| {
@@ -68,7 +73,11 @@ fn set_up(task: &Task<'_>, application: &Application, app: &App) -> Result<Setup
         started.elapsed()
     );
     task.log(Level::Notice, &app.line(&text));
-    Ok(Setup { settings, prepared })
+    Ok(Setup {
+        settings,
+        prepared,
+        redactor,
+    })
 }
 
 /// An application process. Returns true when it has served and was told to
@@ -77,7 +86,10 @@ pub fn start(task: &Task<'_>) -> bool {
     let application = task.application();
     let app = App::new(&application.name);
     let outcome = match SETUP.get() {
-        Some(Ok(setup)) => serve(task, setup, &application, &app),
+        Some(Ok(setup)) => {
+            let app = app.clone().without(setup.redactor.clone());
+            serve(task, setup, &application, &app)
+        }
         Some(Err(text)) => Err(text.clone()),
         None => Err(app.cannot_start(None, &"setup() did not finish")),
     };
@@ -107,6 +119,7 @@ fn serve(
     });
     let tokio = worker::event_loop().map_err(|e| failed(&format!("event loop: {e}")))?;
     raise_descriptor_limit();
+    unit::survive_file_size_limit();
     // From here on Unit may send requests.
     let context = Context::init(task).map_err(|function| failed(&format!("{function} failed")))?;
     let ended = worker::serve(tokio, &context, &service, {

@@ -11,9 +11,9 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use nxt_wasm_runtime::LoadError;
 use nxt_wasm_runtime::artifact::{self, Description};
 use nxt_wasm_runtime::cache::{Cache, CacheError};
-use nxt_wasm_runtime::{Limits, LoadError};
 
 use crate::settings::{self, Settings};
 use crate::unit::{self, Application, Identity, Status};
@@ -130,7 +130,7 @@ pub fn prepare(
     });
     let mut output = memory_file("wasm-artifact")?;
     let report = in_child(identity.as_ref(), &mut progress, || {
-        examine(&component, found.as_ref(), &settings.limits, &mut output)
+        examine(&component, found.as_ref(), settings, &mut output)
     })?;
     let cached = report.value("cached")? == "true";
     let description = Description::from_text(&report.0).ok_or_else(no_report)?;
@@ -268,18 +268,23 @@ fn identify(component: &[u8], settings: &Settings) -> Result<String, PrepareErro
 fn examine(
     component: &File,
     found: Option<&File>,
-    limits: &Limits,
+    settings: &Settings,
     output: &mut File,
 ) -> Result<String, PrepareError> {
-    let found = found
-        .and_then(|file| artifact::read_all(file).ok())
-        .and_then(|bytes| describe(&bytes, limits).ok());
+    let found = match found.and_then(|file| artifact::read_all(file).ok()) {
+        Some(bytes) => match describe(&bytes, settings) {
+            // Compiling it anew gives one that fits.
+            Err(LoadError::Artifact(_)) => None,
+            other => Some(other.map_err(|e| load(&e))?),
+        },
+        None => None,
+    };
     let (cached, description) = match found {
         Some(description) => (true, description),
         None => {
             let component = artifact::read_all(component).map_err(|e| load(&e))?;
-            let bytes = artifact::compile(&component, limits).map_err(|e| load(&e))?;
-            let description = describe(&bytes, limits).map_err(|e| load(&e))?;
+            let bytes = artifact::compile(&component, &settings.limits).map_err(|e| load(&e))?;
+            let description = describe(&bytes, settings).map_err(|e| load(&e))?;
             output
                 .write_all(&bytes)
                 .map_err(system("cannot write the compiled artifact"))?;
@@ -289,10 +294,10 @@ fn examine(
     Ok(format!("cached={cached}\n{}", description.to_text()))
 }
 
-fn describe(bytes: &[u8], limits: &Limits) -> Result<Description, LoadError> {
+fn describe(bytes: &[u8], settings: &Settings) -> Result<Description, LoadError> {
     // SAFETY: the bytes have just been compiled by this process, or come from
     // the cache, which nobody else may write, with their checksum.
-    unsafe { artifact::describe(bytes, limits) }
+    unsafe { artifact::describe(bytes, &settings.limits, &settings.grants) }
 }
 
 fn read_component(path: &Path) -> Result<Vec<u8>, PrepareError> {

@@ -5,7 +5,7 @@ use std::fmt::Display;
 use std::path::Path;
 use std::sync::Arc;
 
-use nxt_wasm_runtime::{Failure, GuestLog, OutputStreamKind};
+use nxt_wasm_runtime::{Failure, GuestLog, OutputStreamKind, Redactor, Severity};
 
 use crate::tally::{Suppressed, Tally};
 use crate::unit::{Level, log};
@@ -15,6 +15,7 @@ use crate::unit::{Level, log};
 pub struct App {
     prefix: Arc<str>,
     tally: Arc<Tally>,
+    redactor: Redactor,
 }
 
 impl App {
@@ -23,7 +24,14 @@ impl App {
         Self {
             prefix: format!("wasm {name:?}").into(),
             tally: Arc::default(),
+            redactor: Redactor::default(),
         }
+    }
+
+    /// The same application, with the secrets of `redactor` blanked out of its
+    /// log.
+    pub fn without(self, redactor: Redactor) -> Self {
+        Self { redactor, ..self }
     }
 
     /// `text` with the application before it.
@@ -33,12 +41,14 @@ impl App {
 
     /// Logs about the application as a whole.
     pub fn log(&self, level: Level, text: &str) {
-        log(level, &format!("{}: ", self.prefix), text);
+        let text = self.redactor.redact(text);
+        log(level, &format!("{}: ", self.prefix), &text);
     }
 
     /// Logs about a request, with its id on every line.
     pub fn log_request(&self, level: Level, id: &str, text: &str) {
-        log(level, &format!("{} request={id} ", self.prefix), text);
+        let text = self.redactor.redact(text);
+        log(level, &format!("{} request={id} ", self.prefix), &text);
     }
 
     /// Counts the failure of a request and logs it, unless there have been too
@@ -89,7 +99,7 @@ impl App {
         {
             let (level, what) = match reason {
                 Some(_) => (Level::Error, "failures"),
-                None => (Level::Info, "refused requests"),
+                None => (Level::Warn, "refused requests or notices"),
             };
             let text = format!("{count} more {what} like this were not logged: {example}");
             self.log(level, &text);
@@ -113,5 +123,25 @@ impl GuestLog for App {
     fn line(&self, request: &str, stream: OutputStreamKind, text: &str) {
         let stream = stream.as_str();
         self.log_request(Level::Info, request, &format!("{stream}: {text}"));
+    }
+
+    fn notice(&self, request: &str, severity: Severity, text: &str) {
+        if self.tally.refuse(text) {
+            self.log_request(level(severity), request, text);
+        }
+    }
+
+    fn message(&self, request: &str, severity: Severity, text: &str) {
+        self.log_request(level(severity), request, &format!("log: {text}"));
+    }
+}
+
+fn level(severity: Severity) -> Level {
+    match severity {
+        Severity::Alert => Level::Alert,
+        Severity::Error => Level::Error,
+        Severity::Warn => Level::Warn,
+        Severity::Info => Level::Info,
+        Severity::Debug => Level::Debug,
     }
 }

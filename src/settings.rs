@@ -4,13 +4,16 @@
 //! are keys of `environment` that begin with `UNIT_WASM_`. All other keys
 //! there are the guest's environment.
 
+mod keys;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
 use nxt_wasm_runtime::{Access, Grants, Limits, Preopen};
 
+use crate::files::Files;
 use crate::unit::{Application, Value};
-use crate::units;
+use keys::{Apply, SETTINGS};
 
 /// Keys of the guest's environment that begin so are settings.
 const PREFIX: &str = "UNIT_WASM_";
@@ -49,6 +52,16 @@ pub enum SettingsError {
         /// The values it can have.
         form: &'static str,
     },
+    /// A value of which a part is wrong, or that leads to something that is.
+    #[error("{key}: bad value \"{value}\": {problem}")]
+    Part {
+        /// The setting.
+        key: &'static str,
+        /// The value as configured.
+        value: String,
+        /// Which part, and what is wrong with it.
+        problem: String,
+    },
 }
 
 /// Where compiled components are kept.
@@ -82,6 +95,8 @@ pub struct Settings {
     pub limits: Limits,
     /// What a guest may reach.
     pub grants: Grants,
+    /// Files that are read before the application starts.
+    pub files: Files,
     /// Longest silence of a response in progress.
     pub idle_timeout: Duration,
     /// For requests in flight when the process is told to quit.
@@ -103,146 +118,6 @@ pub struct Settings {
     /// The root directory of application processes, if they get their own.
     pub rootfs: Option<PathBuf>,
 }
-
-/// A setting: its key, the form of its values, and how a value is applied.
-struct Setting {
-    key: &'static str,
-    form: &'static str,
-    apply: fn(&mut Settings, &str) -> Option<()>,
-}
-
-const SIZE: &str = "a size in bytes with an optional unit: 67108864, 512KiB, 64MiB, 1GiB";
-const DURATION: &str = "a duration: 500ms, 10s, 2m";
-
-const SETTINGS: &[Setting] = &[
-    Setting {
-        key: "UNIT_WASM_MEMORY",
-        form: "a size from 64KiB to 4GiB, for example 64MiB",
-        apply: |s, v| {
-            s.limits.memory = units::size(v).filter(|n| (64 << 10..=4 << 30).contains(n))?;
-            Some(())
-        },
-    },
-    Setting {
-        key: "UNIT_WASM_FUEL",
-        form: "a number of at least 1, or off",
-        apply: |s, v| {
-            s.limits.fuel = match v {
-                "off" => None,
-                _ => Some(v.parse().ok().filter(|&n: &u64| n > 0)?),
-            };
-            Some(())
-        },
-    },
-    Setting {
-        key: "UNIT_WASM_CPU_TIME",
-        form: DURATION,
-        apply: |s, v| {
-            s.limits.cpu_time = units::duration(v)?;
-            Some(())
-        },
-    },
-    Setting {
-        key: "UNIT_WASM_TIMEOUT",
-        form: DURATION,
-        apply: |s, v| {
-            s.limits.timeout = units::duration(v)?;
-            Some(())
-        },
-    },
-    Setting {
-        key: "UNIT_WASM_IDLE_TIMEOUT",
-        form: DURATION,
-        apply: |s, v| {
-            s.idle_timeout = units::duration(v)?;
-            Some(())
-        },
-    },
-    Setting {
-        key: "UNIT_WASM_STACK",
-        form: "a size from 64KiB to 64MiB, for example 512KiB",
-        apply: |s, v| {
-            s.limits.stack = units::size(v).filter(|n| (64 << 10..=64 << 20).contains(n))?;
-            Some(())
-        },
-    },
-    Setting {
-        key: "UNIT_WASM_OUTPUT",
-        form: SIZE,
-        apply: |s, v| {
-            s.limits.output = units::size(v)?;
-            Some(())
-        },
-    },
-    Setting {
-        key: "UNIT_WASM_CONCURRENCY",
-        form: "a number from 1 to 10000",
-        apply: |s, v| {
-            s.limits.concurrency = v.parse().ok().filter(|n| (1..=10_000).contains(n))?;
-            Some(())
-        },
-    },
-    Setting {
-        key: "UNIT_WASM_THREADS",
-        form: "a number from 1 to 64",
-        apply: |s, v| {
-            s.threads = v.parse().ok().filter(|n| (1..=64).contains(n))?;
-            Some(())
-        },
-    },
-    Setting {
-        key: "UNIT_WASM_DRAIN_TIMEOUT",
-        form: DURATION,
-        apply: |s, v| {
-            s.drain_timeout = units::duration(v)?;
-            Some(())
-        },
-    },
-    Setting {
-        key: "UNIT_WASM_QUEUE_TIMEOUT",
-        form: DURATION,
-        apply: |s, v| {
-            s.queue_timeout = units::duration(v)?;
-            Some(())
-        },
-    },
-    Setting {
-        key: "UNIT_WASM_WATCHDOG",
-        form: "a duration of at least 1s: 90s, 2m",
-        apply: |s, v| {
-            s.watchdog = units::duration(v).filter(|d| d.as_secs() >= 1)?;
-            Some(())
-        },
-    },
-    Setting {
-        key: "UNIT_WASM_CACHE",
-        form: "an absolute path of a directory, or off",
-        apply: |s, v| {
-            s.cache = match v {
-                "off" => Cache::Off,
-                _ => Cache::Directory(Some(PathBuf::from(v)).filter(|p| p.is_absolute())?),
-            };
-            Some(())
-        },
-    },
-    Setting {
-        key: "UNIT_WASM_CACHE_SIZE",
-        form: SIZE,
-        apply: |s, v| {
-            s.cache_size = u64::try_from(units::size(v)?).ok()?;
-            Some(())
-        },
-    },
-    Setting {
-        key: "UNIT_WASM_SHA256",
-        form: "64 hexadecimal digits",
-        apply: |s, v| {
-            let hex = v.len() == 64 && v.bytes().all(|b| b.is_ascii_hexdigit());
-            s.sha256 = Some(hex.then(|| v.to_ascii_lowercase())?);
-            Some(())
-        },
-    },
-];
 
 /// The member that names the component's file.
 #[cfg(not(feature = "type-wasm"))]
@@ -266,6 +141,7 @@ impl Settings {
             component,
             limits: Limits::default(),
             grants: Grants::default(),
+            files: Files::default(),
             idle_timeout: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(10),
             queue_timeout: Duration::from_secs(10),
@@ -292,6 +168,9 @@ impl Settings {
             }
             other => return Err(wrong_kind("environment", "an object of strings", other)),
         }
+        settings.grants.http.take_if(|http| http.rules.is_empty());
+        let keyvalue = &mut settings.grants.keyvalue;
+        keyvalue.take_if(|keyvalue| keyvalue.buckets.is_empty());
         Ok(settings)
     }
 
@@ -308,15 +187,24 @@ impl Settings {
         let Some(setting) = SETTINGS.iter().find(|s| s.key == key) else {
             return Err(SettingsError::Unknown {
                 key: key.to_owned(),
-                value: value.clone(),
+                value: without_passwords(value),
                 nearest: nearest(key),
             });
         };
-        (setting.apply)(self, value.trim()).ok_or_else(|| SettingsError::Value {
-            key: setting.key,
-            value: value.clone(),
-            form: setting.form,
-        })
+        match setting.apply {
+            Apply::Value(apply) => apply(self, value.trim()).ok_or_else(|| SettingsError::Value {
+                key: setting.key,
+                value: without_passwords(value),
+                form: setting.form,
+            }),
+            Apply::Parts(apply) => {
+                apply(self, value.trim()).map_err(|problem| SettingsError::Part {
+                    key: setting.key,
+                    value: without_passwords(value),
+                    problem: without_entrys_password(&problem),
+                })
+            }
+        }
     }
 }
 
@@ -328,6 +216,36 @@ fn wrong_kind(member: &str, wanted: &str, found: Option<&Value>) -> SettingsErro
             found.map_or("nothing", Value::kind)
         ),
     }
+}
+
+/// A value as it may be logged: what URLs in it have before an `@` is left out.
+/// Passwords may have any character that somebody forgot to escape, so more is
+/// left out than need be where there is an `@` further on.
+fn without_passwords(value: &str) -> String {
+    match (value.find("://"), value.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme < at => {
+            let before = value.get(..scheme + 3).unwrap_or_default();
+            let after = value.get(at..).unwrap_or_default();
+            format!("{before}...{after}")
+        }
+        _ => value.to_owned(),
+    }
+}
+
+/// The same for a text of ours about one entry of the value, which ends at white
+/// space.
+fn without_entrys_password(text: &str) -> String {
+    let words = text.split(' ').map(|word| {
+        let (start, end) = (word.find("://"), word.rfind('@'));
+        match (start, end) {
+            (Some(start), Some(end)) if start < end => {
+                let before = word.get(..start + 3).unwrap_or_default();
+                format!("{before}...{}", word.get(end..).unwrap_or_default())
+            }
+            _ => word.to_owned(),
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
 }
 
 /// The known key with the fewest edits between it and `key`.

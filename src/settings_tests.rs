@@ -1,3 +1,5 @@
+use nxt_wasm_runtime::keyvalue::KeyvalueLimits;
+
 use super::*;
 
 fn string(text: &str) -> Value {
@@ -62,6 +64,13 @@ fn every_key_is_applied() {
         ("UNIT_WASM_CACHE", string("off")),
         ("UNIT_WASM_CACHE_SIZE", string("64MiB")),
         ("UNIT_WASM_SHA256", string(&"aB".repeat(32))),
+        ("UNIT_WASM_KEYVALUE", string("a=memory:,b=fs:/srv/b")),
+        ("UNIT_WASM_KEYVALUE_OPEN", string("2")),
+        ("UNIT_WASM_KEYVALUE_OPERATIONS", string("10")),
+        ("UNIT_WASM_KEYVALUE_BYTES_READ", string("1MiB")),
+        ("UNIT_WASM_KEYVALUE_BYTES_WRITTEN", string("2MiB")),
+        ("UNIT_WASM_KEYVALUE_TIMEOUT", string("500ms")),
+        ("UNIT_WASM_KEYVALUE_MEMORY", string("3MiB")),
         ("SHIFT", string("7")),
     ]);
     let settings = read(&[("environment", environment)]).unwrap();
@@ -81,6 +90,18 @@ fn every_key_is_applied() {
     assert_eq!(settings.cache, Cache::Off);
     assert_eq!(settings.cache_size, 64 << 20);
     assert_eq!(settings.sha256, Some("ab".repeat(32)));
+    let keyvalue = settings.grants.keyvalue.unwrap();
+    let names: Vec<&str> = keyvalue.buckets.iter().map(|b| b.name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    let expected = KeyvalueLimits {
+        opened: 2,
+        operations: 10,
+        bytes_read: 1 << 20,
+        bytes_written: 2 << 20,
+        timeout: Duration::from_millis(500),
+        memory: 3 << 20,
+    };
+    assert_eq!(keyvalue.limits, expected);
     // Settings never reach the guest.
     let guest = [("SHIFT".to_owned(), "7".to_owned())];
     assert_eq!(settings.grants.environment, guest);
@@ -114,6 +135,12 @@ fn bad_values_name_key_value_and_form() {
         ("UNIT_WASM_CACHE", "relative/path"),
         ("UNIT_WASM_CACHE_SIZE", "huge"),
         ("UNIT_WASM_SHA256", "abc"),
+        ("UNIT_WASM_KEYVALUE_OPEN", "0"),
+        ("UNIT_WASM_KEYVALUE_OPERATIONS", "1000001"),
+        ("UNIT_WASM_KEYVALUE_BYTES_READ", "much"),
+        ("UNIT_WASM_KEYVALUE_BYTES_WRITTEN", "-1"),
+        ("UNIT_WASM_KEYVALUE_TIMEOUT", "0"),
+        ("UNIT_WASM_KEYVALUE_MEMORY", "1.5GiB"),
     ] {
         let error = with_environment(key, value).unwrap_err();
         assert!(
@@ -202,4 +229,121 @@ fn processes_that_share_a_queue() {
     assert!(processes(Value::Number(2.0)));
     assert!(processes(object(&[("max", Value::Number(4.0))])));
     assert!(!processes(object(&[("spare", Value::Number(0.0))])));
+}
+
+#[test]
+fn outbound_http_is_granted_by_its_list() {
+    let environment = object(&[
+        (
+            "UNIT_WASM_ALLOW_HTTP",
+            string("https://api.example.com, *.example.com:8443\n[fd00::/8]:*"),
+        ),
+        ("UNIT_WASM_HTTP_CA", string("/etc/ca.pem")),
+        ("UNIT_WASM_HTTP_CONNECT_TIMEOUT", string("1s")),
+        ("UNIT_WASM_HTTP_FIRST_BYTE_TIMEOUT", string("2s")),
+        ("UNIT_WASM_HTTP_BETWEEN_BYTES_TIMEOUT", string("3s")),
+        ("UNIT_WASM_HTTP_KEEP_ALIVE", string("off")),
+        ("UNIT_WASM_HTTP_REQUESTS", string("5")),
+        ("UNIT_WASM_HTTP_CONCURRENCY", string("6")),
+        ("UNIT_WASM_DNS_SERVER", string("[fd00::53]")),
+    ]);
+    let settings = read(&[("environment", environment)]).unwrap();
+    let http = settings.grants.http.unwrap();
+    let rules: Vec<String> = http.rules.iter().map(ToString::to_string).collect();
+    let expected = [
+        "https://api.example.com",
+        "*.example.com:8443",
+        "[fd00::/8]:*",
+    ];
+    assert_eq!(rules, expected);
+    assert_eq!(http.connect_timeout, Duration::from_secs(1));
+    assert_eq!(http.first_byte_timeout, Duration::from_secs(2));
+    assert_eq!(http.between_bytes_timeout, Duration::from_secs(3));
+    assert_eq!(http.keep_alive, Duration::ZERO);
+    assert_eq!((http.requests, http.concurrency), (5, 6));
+    assert_eq!(settings.files.http_ca, Some("/etc/ca.pem".into()));
+    let server = |value| {
+        let settings = with_environment("UNIT_WASM_DNS_SERVER", value).unwrap();
+        settings.files.dns_server.unwrap().to_string()
+    };
+    assert_eq!(settings.files.dns_server.unwrap().port(), 53);
+    assert_eq!(server("10.0.0.53"), "10.0.0.53:53");
+    assert_eq!(server("127.0.0.1:5353"), "127.0.0.1:5353");
+    assert_eq!(server("[fd00::53]:54"), "[fd00::53]:54");
+    assert_eq!(server("fd00::53"), "[fd00::53]:53");
+}
+
+#[test]
+fn outbound_http_without_hosts_is_not_granted() {
+    let settings = with_environment("UNIT_WASM_HTTP_REQUESTS", "5").unwrap();
+    assert_eq!(settings.grants.http, None);
+    let settings = with_environment("UNIT_WASM_ALLOW_HTTP", " ").unwrap();
+    assert_eq!(settings.grants.http, None);
+}
+
+#[test]
+fn bad_settings_of_outbound_http_are_named() {
+    let error = with_environment("UNIT_WASM_ALLOW_HTTP", "a.example, https://b.example/x, c");
+    assert_eq!(
+        error.unwrap_err().to_string(),
+        "UNIT_WASM_ALLOW_HTTP: bad value \"a.example, https://b.example/x, c\": entry \
+         \"https://b.example/x\": it has a path: only whole hosts can be \
+         granted, as https://api.example.com"
+    );
+    for (key, value) in [
+        ("UNIT_WASM_HTTP_CA", "ca.pem"),
+        ("UNIT_WASM_HTTP_CONNECT_TIMEOUT", "0s"),
+        ("UNIT_WASM_HTTP_FIRST_BYTE_TIMEOUT", "soon"),
+        ("UNIT_WASM_HTTP_BETWEEN_BYTES_TIMEOUT", "-1s"),
+        ("UNIT_WASM_HTTP_KEEP_ALIVE", "0s"),
+        ("UNIT_WASM_HTTP_REQUESTS", "0"),
+        ("UNIT_WASM_HTTP_CONCURRENCY", "x"),
+        ("UNIT_WASM_DNS_SERVER", "dns.example.com"),
+        ("UNIT_WASM_DNS_SERVER", "10.0.0.53:0"),
+    ] {
+        let error = with_environment(key, value).unwrap_err();
+        assert!(
+            matches!(error, SettingsError::Value { .. }),
+            "{key}={value}"
+        );
+    }
+}
+
+#[test]
+fn buckets_are_granted_by_their_list() {
+    let settings = with_environment("UNIT_WASM_KEYVALUE_OPEN", "3").unwrap();
+    assert_eq!(settings.grants.keyvalue, None);
+    let settings = with_environment("UNIT_WASM_KEYVALUE", "memory:").unwrap();
+    let keyvalue = settings.grants.keyvalue.unwrap();
+    assert_eq!(keyvalue.limits, KeyvalueLimits::default());
+    let error = with_environment("UNIT_WASM_KEYVALUE", "a=memory: b=redi://h/0").unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "UNIT_WASM_KEYVALUE: bad value \"a=memory: b=redi://h/0\": bucket \"b\": there is no \
+         scheme \"redi\": the nearest one is redis:"
+    );
+}
+
+#[test]
+fn errors_show_no_passwords_of_urls() {
+    let value = "a=redis://user:hunter2@h:1/x b=memory:";
+    for key in [
+        "UNIT_WASM_KEYVALUE",
+        "UNIT_WASM_KEYVALEU",
+        "UNIT_WASM_KEYVALUE_OPEN",
+        "UNIT_WASM_ALLOW_HTTP",
+    ] {
+        let text = with_environment(key, value).unwrap_err().to_string();
+        assert!(!text.contains("hunter2"), "{text}");
+        assert!(text.contains("a=redis://...@h:1/x b=memory:"), "{text}");
+    }
+    assert_eq!(
+        without_passwords("https://h x://p@ss@h y"),
+        "https://...@h y"
+    );
+    assert_eq!(
+        without_passwords("redis://:correct horse@h/0"),
+        "redis://...@h/0"
+    );
+    assert_eq!(without_passwords(""), "");
 }

@@ -45,6 +45,12 @@ const QUEUE_CHECK: Duration = Duration::from_millis(100);
 /// with more work than processors).
 const LINGER: Duration = Duration::from_millis(50);
 
+/// How often a context looks whether there is still a router. One that is started
+/// while unitd stops can miss that it is told to quit, or not be told, and
+/// unitd then waits for it (seen on 1.35). Twice in a row, as being told to quit
+/// follows the end of the shared port otherwise.
+const ORPHAN_CHECK: Duration = Duration::from_secs(2);
+
 /// A write that found no shared memory is tried again after this time even if
 /// no acknowledgement arrives: libunit may have taken it for another write.
 const WRITER_CHECK: Duration = Duration::from_millis(100);
@@ -140,6 +146,9 @@ struct Worker {
     /// Messages of the shared port that could not be processed, in a row.
     failed: u32,
     queue_timer: Option<Pin<Box<Sleep>>>,
+    orphan_timer: Option<Pin<Box<Sleep>>>,
+    /// The last look found no router.
+    orphan: bool,
     writer_timer: Option<Pin<Box<Sleep>>>,
     wake: Pin<Box<dyn Future<Output = ()>>>,
 }
@@ -168,6 +177,8 @@ impl Worker {
             linger_timer: None,
             gave_up: false,
             queue_timer: None,
+            orphan_timer: None,
+            orphan: false,
             writer_timer: None,
         }
     }
@@ -490,6 +501,19 @@ impl Worker {
             .is_ready()
     }
 
+    /// Quits when there is no router any more, and nobody says so.
+    fn look_for_router(&mut self, cx: &mut TaskContext<'_>) {
+        while !self.is_draining() && poll_every(&mut self.orphan_timer, ORPHAN_CHECK, cx) {
+            let closed = self.shared_port.as_ref().is_some_and(|p| p.is_closed());
+            if closed && self.orphan {
+                let text = "Unit's router has gone: this process ends";
+                self.service.app.log(Level::Notice, text);
+                self.context.events().quit_alone();
+            }
+            self.orphan = closed;
+        }
+    }
+
     /// Whether this context, or another of the process, was told to quit.
     fn is_draining(&self) -> bool {
         self.context.events().is_draining() || self.service.siblings.is_draining()
@@ -554,6 +578,7 @@ impl Worker {
             self.try_shared = true;
             cx.waker().wake_by_ref();
         }
+        self.look_for_router(cx);
         let step = self.poll_read_port(cx).and_then(|()| {
             if self.context.events().is_ready()
                 && let Some(on_ready) = self.on_ready.take()

@@ -101,6 +101,11 @@ impl Events {
         self.quit.get()
     }
 
+    /// Quits without having been told to, as there is nobody left to do it.
+    pub fn quit_alone(&self) {
+        self.quit.set(true);
+    }
+
     /// Whether libunit has quit with requests that it has not handed over yet.
     /// They come with further messages.
     pub fn has_held_requests(&self) -> bool {

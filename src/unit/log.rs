@@ -18,6 +18,8 @@ pub enum Level {
     Notice,
     /// Everyday news.
     Info,
+    /// Only for looking for a fault.
+    Debug,
 }
 
 impl Level {
@@ -29,6 +31,7 @@ impl Level {
             Self::Warn => sys::NXT_LOG_WARN,
             Self::Notice => sys::NXT_LOG_NOTICE,
             Self::Info => sys::NXT_LOG_INFO,
+            Self::Debug => sys::NXT_LOG_DEBUG,
         }
     }
 }

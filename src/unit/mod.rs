@@ -37,7 +37,7 @@ pub use module::{Descriptor, Task, descriptor};
 pub use port::{Port, Processed};
 pub use process::{
     CHILD_PANICKED, CHILD_UNCONFINED, Identity, Status, application_identity, exit_now, is_root,
-    run_child, thread_id,
+    run_child, survive_file_size_limit, thread_id,
 };
 pub use request::{Content, Fields, PLAIN, Request, SendError, head_size};
 pub use watch::WatchedPort;

@@ -23,6 +23,13 @@ pub enum Status {
     Killed(i32),
 }
 
+/// Lets writes fail that would make a file larger than `ulimit -f` allows. Without
+/// that they end the process, and guests that may write files could do it.
+pub fn survive_file_size_limit() {
+    // SAFETY: SIG_IGN is a valid disposition and runs no code of ours.
+    unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) };
+}
+
 /// Finds the identity of an application process: the user and group that unitd
 /// has chosen for it, the group being the user's own if it is not given.
 /// `None` if this process is not root, and so cannot become anybody else.
