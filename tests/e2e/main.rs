@@ -3,9 +3,11 @@
 //! `E2E_STANDIN`, `E2E_UNIT` and `E2E_FREEUNIT` name the hosts, each as
 //! `EXECUTABLE:MODULESDIR`; with `_WASM` appended, the same for a module that
 //! was built for type `wasm`. Tests of a host that is not given are listed as
-//! ignored.
+//! ignored, and so are those that need a guest that was not built, or a server
+//! that is not installed.
 
 mod access;
+mod audit;
 mod bodies;
 mod bounds;
 mod budgets;
@@ -16,6 +18,7 @@ mod disconnect;
 mod download;
 mod drain;
 mod escape;
+mod example;
 mod failures;
 mod faults;
 mod framing;
@@ -23,23 +26,31 @@ mod headers;
 mod hello;
 mod hostile;
 mod isolation;
+mod keyvalue;
+mod keyvalue_s3;
 mod limits;
 mod logging;
 mod malformed;
 mod modules;
+mod outbound;
+mod plain;
 mod processes;
 mod python;
+mod quota;
 mod refused;
 mod reload;
+mod secrets;
 mod settings;
+mod sockets;
 mod startup;
 mod wasm_type;
 
 use std::panic::{self, AssertUnwindSafe};
 use std::process::ExitCode;
 
-use harness::Host;
 use harness::host::{Kind, ModuleType};
+use harness::peers::process;
+use harness::{Host, guests};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 /// Where a test makes sense.
@@ -51,8 +62,14 @@ enum Scope {
     Standin,
     /// Every host, with the module built for type `wasm`.
     WasmType,
-    /// Every host, if the guest in Python was built.
+    /// Every host, if the guests in Python were built.
     Python,
+    /// Every host, if the guest in JavaScript was built.
+    Javascript,
+    /// Every host, if there is a Redis server on this machine.
+    Redis,
+    /// Every host, if there is a PostgreSQL server on this machine.
+    Postgres,
 }
 
 /// One test.
@@ -89,6 +106,15 @@ fn all() -> Vec<Case> {
         isolation::cases(),
         access::cases(),
         escape::cases(),
+        example::cases(),
+        plain::cases(),
+        secrets::cases(),
+        audit::cases(),
+        sockets::cases(),
+        outbound::cases(),
+        quota::cases(),
+        keyvalue::cases(),
+        keyvalue_s3::cases(),
         startup::cases(),
         settings::cases(),
         cache::cases(),
@@ -113,7 +139,21 @@ impl Scope {
     fn module_type(self) -> ModuleType {
         match self {
             Self::WasmType => ModuleType::Wasm,
-            Self::All | Self::Standin | Self::Python => ModuleType::Component,
+            _ => ModuleType::Component,
+        }
+    }
+
+    /// Whether there is what the test needs beside a host.
+    fn is_possible(self) -> bool {
+        match self {
+            Self::All | Self::Standin | Self::WasmType => true,
+            Self::Python => {
+                let names = ["python-hello", "secrets-python"];
+                names.iter().all(|name| guests::built(name).exists())
+            }
+            Self::Javascript => guests::built("secrets-javascript").exists(),
+            Self::Redis => process::redis_server().is_some(),
+            Self::Postgres => process::postgres_programs().is_some(),
         }
     }
 
@@ -126,8 +166,7 @@ fn trial(case: &Case, kind: Kind) -> Result<Trial, String> {
     let name = format!("{}::{}", kind.name(), case.name);
     let module_type = case.scope.module_type();
     let host = Host::from_env(kind, module_type)?;
-    let unbuilt = case.scope == Scope::Python && !harness::guests::python().exists();
-    let absent = host.is_none() || unbuilt;
+    let absent = host.is_none() || !case.scope.is_possible();
     let run = case.run;
     let trial = Trial::test(name.clone(), move || match &host {
         Some(host) => {

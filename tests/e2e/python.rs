@@ -17,7 +17,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 fn app() -> App {
-    App::new("python", &guests::python())
+    App::new("python", &guests::built("python-hello"))
 }
 
 fn serves_under_the_default_limits(host: &Host) {

@@ -136,7 +136,7 @@ const BAD: [(&str, &str); 8] = [
     ("no-handler", "wasi:http/incoming-handler"),
     ("spinning-start", "CPU"),
     ("trapping-start", "unreachable"),
-    ("unsatisfied-import", "wasi:keyvalue/store@0.2.0-draft"),
+    ("unsatisfied-import", "wasi:blobstore/blobstore@0.2.0-draft"),
     ("wrong-handler", "handle"),
 ];
 

@@ -40,6 +40,11 @@ impl App {
         }
     }
 
+    /// The guest `caps-NAME`, which uses a group of capabilities.
+    pub fn caps(name: &str) -> Self {
+        Self::new(name, &guests::caps(name))
+    }
+
     /// The example.
     pub fn hello() -> Self {
         Self::new("hello", &guests::hello())

@@ -13,14 +13,25 @@ pub fn lab() -> PathBuf {
     root().join("tests/guests/lab/lab.wasm")
 }
 
+/// The guest for a group of capabilities: `caps-NAME`.
+pub fn caps(name: &str) -> PathBuf {
+    root().join(format!("tests/guests/caps-{name}/caps-{name}.wasm"))
+}
+
 /// The example.
 pub fn hello() -> PathBuf {
     root().join("example/hello/hello.wasm")
 }
 
-/// The guest in Python, which `make guests` builds where it can.
-pub fn python() -> PathBuf {
-    root().join("build/guests/python-hello.wasm")
+/// The example with secrets.
+pub fn secrets() -> PathBuf {
+    root().join("example/secrets/secrets.wasm")
+}
+
+/// A guest that is too large to be committed, where it was built:
+/// `tools/build-python-guest`, `tools/build-js-guest`.
+pub fn built(name: &str) -> PathBuf {
+    root().join(format!("build/guests/{name}.wasm"))
 }
 
 /// The folder of components that cannot serve, as text.

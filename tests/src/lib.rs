@@ -16,6 +16,7 @@ pub mod http;
 pub mod launch;
 pub mod load;
 pub mod log;
+pub mod peers;
 pub mod proc;
 pub mod server;
 pub mod wait;

@@ -1,6 +1,5 @@
 //! Processes as `/proc` shows them.
 
-use std::collections::BTreeMap;
 use std::fs;
 
 /// One process; the start time tells it from a later one with the same pid.
@@ -94,15 +93,19 @@ impl Process {
         links.collect()
     }
 
+    /// A field of its `status`; empty if there is none.
+    pub fn status(self, field: &str) -> String {
+        let text = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
+        let mut lines = text.lines().filter_map(|line| line.split_once(':'));
+        let found = lines.find(|(name, _)| *name == field);
+        found.map_or(String::new(), |(_, value)| value.trim().to_owned())
+    }
+
     /// Its resident memory.
     pub fn memory(self) -> Memory {
-        let text = fs::read_to_string(format!("/proc/{}/status", self.pid)).unwrap_or_default();
-        let lines = text.lines().filter_map(|line| line.split_once(':'));
-        let fields: BTreeMap<&str, &str> = lines.collect();
         let bytes = |name: &str| {
-            let kib = fields
-                .get(name)
-                .and_then(|value| value.split_whitespace().next());
+            let kib = self.status(name);
+            let kib = kib.split_whitespace().next();
             kib.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) << 10
         };
         Memory {

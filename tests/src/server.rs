@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::time::{Duration, Instant};
-use std::{env, fs, thread};
+use std::{env, fs, iter, thread};
 
 use tempfile::TempDir;
 
@@ -57,6 +57,17 @@ impl Server {
     pub fn start(host: &Host, config: impl Into<Config>) -> Self {
         let mut server = Self::bare(host);
         server.apply(&config.into());
+        server.warm_up();
+        server.settle();
+        server
+    }
+
+    /// The same with a configuration that needs to know the server, such as one
+    /// that names files in its directory.
+    pub fn start_with(host: &Host, config: impl FnOnce(&Self) -> Config) -> Self {
+        let mut server = Self::bare(host);
+        let config = config(&server);
+        server.apply(&config);
         server.warm_up();
         server.settle();
         server
@@ -123,7 +134,10 @@ impl Server {
     pub fn put(&mut self, config: &Config) -> Reply {
         for app in &config.apps {
             if !self.addrs.contains_key(&app.name) {
-                let addr = free_addr(self.ip);
+                // The port that was free a moment ago can be given once more.
+                let taken = |addr: &SocketAddr| self.addrs.values().any(|a| a == addr);
+                let addr = iter::repeat_with(|| free_addr(self.ip)).find(|a| !taken(a));
+                let addr = addr.expect("without end");
                 self.addrs.insert(app.name.clone(), addr);
             }
         }

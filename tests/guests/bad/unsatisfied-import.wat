@@ -4,7 +4,7 @@
   (import "wasi:http/types@0.2.0" (instance $types
     (export "incoming-request" (type (sub resource)))
     (export "response-outparam" (type (sub resource)))))
-  (import "wasi:keyvalue/store@0.2.0-draft" (instance $store
+  (import "wasi:blobstore/blobstore@0.2.0-draft" (instance $store
     (export "bucket" (type (sub resource)))))
   (alias export $store "bucket" (type $bucket))
   (alias export $types "incoming-request" (type $request))

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 pub use conn::Conn;
-pub use request::Request;
+pub use request::{Request, encode};
 pub use response::{Head, Response};
 
 /// How long one read or write may take before the test calls it a hang.

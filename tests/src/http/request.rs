@@ -1,5 +1,15 @@
 //! Requests, as bytes.
 
+/// `text` as a value in a query.
+pub fn encode(text: &str) -> String {
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"-._~/:".contains(byte);
+    let encode = |byte: u8| match plain(&byte) {
+        true => char::from(byte).to_string(),
+        false => format!("%{byte:02x}"),
+    };
+    text.bytes().map(encode).collect()
+}
+
 /// A request to send; the caller is free to make it a bad one.
 #[derive(Clone, Debug)]
 pub struct Request {
