@@ -27,15 +27,25 @@ committed_guests() {
     echo tests/guests/c-hello
 }
 
-# Files that decide what the component in folder $1 is, relative to it.
+# The value of key $2 of [package.metadata.component] of the guest in folder $1;
+# of a list, its elements, one per line.
+guest_setting() {
+    local manifest=$1/Cargo.toml
+    [ -e "$manifest" ] || return 0
+    sed -n "s/^$2 = //p" "$manifest" | tr -d '[]"' | sed 's/, */\n/g'
+}
+
+# Files that decide what the component in folder $1 is, relative to it. What it
+# takes from elsewhere in the repository is in its list `shared`.
 guest_sources() (
-    cd "$1"
     shopt -s nullglob
-    local path paths=(*.c)
-    for path in Cargo.toml Cargo.lock src wit; do
+    local path paths=() shared
+    shared=$(guest_setting "$1" shared)
+    cd "$1"
+    for path in *.c Cargo.toml Cargo.lock src wit $shared; do
         [ -e "$path" ] && paths+=("$path")
     done
-    find "${paths[@]}" -type f | LC_ALL=C sort
+    find "${paths[@]}" -type f ! -name '*.md' | LC_ALL=C sort
 )
 
 # Makes a Debian trixie root in $1 unless it is there already. It needs no
@@ -55,12 +65,13 @@ need_debian() {
 }
 
 # Runs a command in the Debian root $1, with nothing of this environment.
-# Debian's rustc has no linker of its own for wasm.
+# Debian's rustc has no linkers of its own for wasm.
 in_debian() {
     local root=$1
     shift
     chroot "$root" /usr/bin/env -i PATH=/usr/bin:/bin HOME=/build \
-        CARGO_TARGET_WASM32_WASIP1_LINKER=wasm-ld "$@"
+        CARGO_TARGET_WASM32_WASIP1_LINKER=wasm-ld \
+        CARGO_TARGET_WASM32_WASIP2_LINKER=wasm-ld "$@"
 }
 
 # Prints the path of tools/componentize, built if need be.
