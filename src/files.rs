@@ -324,4 +324,35 @@ mod tests {
             assert!(!error.contains("hunter2"), "{error}");
         }
     }
+
+    #[test]
+    fn credentials_of_buckets_are_found_and_kept_out_of_the_log() {
+        let secrets = BTreeMap::from([("login".to_owned(), "hunter2".to_owned())]);
+        let path = |path: Option<&str>| Files {
+            secrets: path.map(PathBuf::from),
+            ..Files::default()
+        };
+        let open = |list: &str, files: &Files| {
+            let mut keyvalue = KeyvalueGrant {
+                buckets: crate::buckets::read(list).unwrap(),
+                ..KeyvalueGrant::default()
+            };
+            let mut used = BTreeMap::new();
+            open_buckets(&mut keyvalue, files, &secrets, &mut used).map(|()| (keyvalue, used))
+        };
+        let file = path(Some("/etc/secrets"));
+        let (keyvalue, used) = open("redis://h/0?credentials=login", &file).unwrap();
+        assert_eq!(keyvalue.credentials().count(), 0);
+        assert_eq!(used, secrets);
+        assert!(!format!("{keyvalue:?}").contains("hunter2"));
+
+        let text = |list, files: &Files| open(list, files).unwrap_err().to_string();
+        let missing = text("b=redis://h/0?credentials=other", &file);
+        assert!(missing.contains("bucket `b`: there is no secret `other` in /etc/secrets"));
+        let unset = text("redis://h/0?credentials=other", &path(None));
+        assert!(unset.contains("UNIT_WASM_SECRETS is not set"), "{unset}");
+        let form = text("s3://b?region=r&credentials=login", &file);
+        assert!(form.contains("another form than KEYID:SECRET"), "{form}");
+        assert!(!form.contains("hunter2"), "{form}");
+    }
 }

@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures::StreamExt;
 use nxt_wasm_runtime::keyvalue::{
     BucketGrant, Credentials, Place, Problem, Range, S3Place, Secret,
 };
@@ -131,4 +133,40 @@ async fn objects_that_are_too_large() {
     server.objects.lock().unwrap().insert("k".into(), large);
     assert_eq!(store.get("k", 1000).await, Err(Problem::TooLarge(1000)));
     assert_eq!(store.exists("k").await, Ok(true));
+}
+
+#[tokio::test]
+async fn connections_are_bounded_and_used_again() {
+    let server = S3Server::start();
+    let store = open(&place(&server, ""));
+    let value = Bytes::from(vec![b'x'; 200_000]);
+    store.set("k", value.clone()).await.unwrap();
+    let read_all = async |given_up: fn(u64) -> bool| {
+        futures::stream::iter(0..300)
+            .for_each_concurrent(None, async |n| {
+                let read = store.get("k", 1 << 20);
+                if given_up(n) {
+                    let _ = tokio::time::timeout(Duration::from_millis(n / 3), read).await;
+                } else {
+                    assert_eq!(read.await, Ok(Some(value.clone())));
+                }
+            })
+            .await;
+    };
+    // More than there are connections for.
+    read_all(|_| false).await;
+    let most = server.seen.most_connections.load(Ordering::SeqCst);
+    assert!((2..=2 * 64).contains(&most), "{most}");
+    // What is given up makes room too, and is not left open.
+    for _ in 0..3 {
+        read_all(|n| n % 2 == 0).await;
+    }
+    let open = || server.seen.connections.load(Ordering::SeqCst);
+    for _ in 0..1000 {
+        if open() <= 2 * 64 {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert!(open() <= 2 * 64, "{}", open());
 }

@@ -39,6 +39,15 @@ pub struct Faults {
     pub conflicts: AtomicUsize,
 }
 
+/// What the server has seen.
+#[derive(Default)]
+pub struct Seen {
+    /// Connections that are open.
+    pub connections: AtomicUsize,
+    /// The most of them at any one time.
+    pub most_connections: AtomicUsize,
+}
+
 type Objects = Arc<Mutex<BTreeMap<String, Bytes>>>;
 
 struct Memory {
@@ -49,6 +58,7 @@ struct Memory {
 pub struct S3Server {
     pub address: SocketAddr,
     pub faults: Arc<Faults>,
+    pub seen: Arc<Seen>,
     pub objects: Objects,
     stop: Option<tokio::sync::oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
@@ -61,11 +71,13 @@ impl S3Server {
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
         let (faults, objects) = (Arc::<Faults>::default(), Objects::default());
+        let seen = Arc::<Seen>::default();
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let memory = Memory {
             objects: Arc::clone(&objects),
             faults: Arc::clone(&faults),
         };
+        let at_work = Arc::clone(&seen);
         let thread = std::thread::spawn(move || {
             let event_loop = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -73,7 +85,7 @@ impl S3Server {
                 .unwrap();
             event_loop.block_on(async {
                 tokio::select! {
-                    () = serve(listener, memory) => {}
+                    () = serve(listener, memory, at_work) => {}
                     _ = stopped => {}
                 }
             });
@@ -81,6 +93,7 @@ impl S3Server {
         Self {
             address,
             faults,
+            seen,
             objects,
             stop: Some(stop),
             thread: Some(thread),
@@ -97,7 +110,7 @@ impl Drop for S3Server {
     }
 }
 
-async fn serve(listener: std::net::TcpListener, memory: Memory) {
+async fn serve(listener: std::net::TcpListener, memory: Memory, seen: Arc<Seen>) {
     let listener = tokio::net::TcpListener::from_std(listener).unwrap();
     let mut builder = S3ServiceBuilder::new(memory);
     builder.set_auth(SimpleAuth::from_single(KEY, SECRET));
@@ -105,9 +118,13 @@ async fn serve(listener: std::net::TcpListener, memory: Memory) {
     loop {
         let (stream, _) = listener.accept().await.unwrap();
         let service = TowerToHyperService::new(service.clone());
+        let open = seen.connections.fetch_add(1, Ordering::SeqCst) + 1;
+        seen.most_connections.fetch_max(open, Ordering::SeqCst);
+        let seen = Arc::clone(&seen);
         tokio::spawn(async move {
             let http = hyper::server::conn::http1::Builder::new();
             let _ = http.serve_connection(TokioIo::new(stream), service).await;
+            seen.connections.fetch_sub(1, Ordering::SeqCst);
         });
     }
 }

@@ -1,6 +1,8 @@
 use std::sync::Mutex;
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::*;
 use crate::OutputStreamKind;
 use crate::host::dns::{DnsConfig, Resolver};

@@ -4,7 +4,7 @@
 //! implementation:
 //!
 //! - [`draft2`], [`draft`]: the interfaces as guests see them;
-//! - [`calls`]: what a call does, under the limits of its request;
+//! - [`calls`], [`call`]: what a call does, under the limits of its request;
 //! - [`store`]: one bucket's store, of which there are four kinds: [`memory`],
 //!   [`fs`], [`redis`] and, through OpenDAL, [`s3`].
 //!
@@ -12,6 +12,7 @@
 //! written it reads, through whichever handle, and so does the next request.
 
 mod budget;
+mod call;
 mod calls;
 mod dial;
 mod draft;

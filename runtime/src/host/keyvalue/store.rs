@@ -17,8 +17,10 @@ use super::redis::Redis;
 use super::s3::S3;
 use crate::host::dns::{DnsConfig, Resolver};
 
-/// Longest time for making a connection.
+/// Longest time for making a connection, and its longest part of the time that
+/// there is for an operation: that it took too long should be told as such.
 const CONNECT: Duration = Duration::from_secs(5);
+const CONNECT_PART: f64 = 0.75;
 
 /// Where the values of one bucket are.
 ///
@@ -47,6 +49,7 @@ pub struct Common {
     room: Arc<Room>,
     dialer: Dialer,
     patience: Duration,
+    connect: Duration,
 }
 
 impl Common {
@@ -63,10 +66,12 @@ impl Common {
     /// The same, names of servers being looked up by `resolver`.
     pub(crate) fn with(grant: &KeyvalueGrant, resolver: Arc<Resolver>) -> Result<Self, String> {
         let patience = grant.limits.timeout;
+        let connect = patience.mul_f64(CONNECT_PART).min(CONNECT);
         Ok(Self {
             room: Arc::new(Room::new(grant.limits.memory)),
-            dialer: Dialer::new(&grant.authorities, resolver, patience.min(CONNECT))?,
+            dialer: Dialer::new(&grant.authorities, resolver, connect)?,
             patience,
+            connect,
         })
     }
 }
@@ -86,12 +91,9 @@ impl Store {
             Place::Directory(path) => {
                 Kind::Directory(Directory::open(path, bucket.readonly, patience)?)
             }
-            Place::Redis(place) => Kind::Redis(Redis::new(
-                &bucket.name,
-                place,
-                dialer,
-                patience.min(CONNECT),
-            )?),
+            Place::Redis(place) => {
+                Kind::Redis(Redis::new(&bucket.name, place, dialer, common.connect)?)
+            }
             Place::S3(place) => Kind::S3(S3::new(&bucket.name, place, bucket.max_value, dialer)?),
         }))
     }

@@ -57,6 +57,8 @@ struct Driver {
     /// The connection is of no more use. Who is still on it keeps it until the
     /// end of what is under way.
     broken: AtomicBool,
+    /// An answer that takes longer is a bad sign.
+    patience: Duration,
 }
 
 impl Drop for Driver {
@@ -112,7 +114,7 @@ struct UnderWay<'a> {
 
 impl Drop for UnderWay<'_> {
     fn drop(&mut self) {
-        if !self.answered && self.since.elapsed() > IDLE {
+        if !self.answered && self.since.elapsed() > self.driver.patience {
             self.driver.broken.store(true, Ordering::Relaxed);
         }
     }
@@ -175,19 +177,17 @@ impl Connections {
                 Ok(current)
             }
             _ => {
-                let late = |_| Err(io::Error::from(io::ErrorKind::TimedOut).into());
-                let new = timeout(self.patience, self.connect()).await;
-                let new = new.unwrap_or_else(late)?;
+                let new = timeout(self.patience, self.connect())
+                    .await
+                    .unwrap_or_else(|_| Err(self.failed(&io::ErrorKind::TimedOut.into())))?;
                 Ok(slot.insert(new).clone())
             }
         }
     }
 
     async fn connect(&self) -> RedisResult<Connection> {
-        let stream = self.dialer.dial(&self.address).await.map_err(|e| {
-            let Address { host, port, .. } = &self.address;
-            io::Error::new(e.kind(), format!("connecting to {host}:{port}: {e}"))
-        })?;
+        let stream = self.dialer.dial(&self.address).await;
+        let stream = stream.map_err(|e| self.failed(&e))?;
         let config = AsyncConnectionConfig::new().set_response_timeout(None);
         let (commands, driver) =
             MultiplexedConnection::new_with_config(&self.info, stream, config).await?;
@@ -196,8 +196,15 @@ impl Connections {
             driver: Arc::new(Driver {
                 task: tokio::spawn(driver),
                 broken: AtomicBool::new(false),
+                patience: IDLE.min(self.patience / 2),
             }),
             used: Instant::now(),
         })
+    }
+
+    fn failed(&self, error: &io::Error) -> RedisError {
+        let Address { host, port, .. } = &self.address;
+        let text = format!("connecting to {host}:{port}: {error}");
+        io::Error::new(error.kind(), text).into()
     }
 }

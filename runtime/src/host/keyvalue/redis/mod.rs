@@ -196,8 +196,6 @@ fn problem(error: RedisError) -> Problem {
         Problem::Overflow
     } else if error.code() == Some("OOM") {
         Problem::Full(text)
-    } else if error.is_timeout() {
-        Problem::Late
     } else {
         Problem::Failed(text)
     }

@@ -13,6 +13,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 
 use opendal::{Buffer, Error, ErrorKind, HttpBody, HttpTransport};
+use tokio::sync::Semaphore;
 
 use crate::host::event_loop::PerLoop;
 use crate::host::keyvalue::dial::{Address, Dialer, Stream};
@@ -25,8 +26,14 @@ const MESSAGE: usize = 8 << 20;
 /// more than so many of them for each event loop.
 const IDLE: Duration = Duration::from_secs(30);
 const IDLE_CONNECTIONS: usize = 16;
+/// Requests of each event loop that are under way at once, each of which takes a
+/// connection; more wait. A process has not so many descriptors.
+const AT_ONCE: usize = 64;
 
-type HttpClient = Client<Connector, Full<Bytes>>;
+struct HttpClient {
+    http: Client<Connector, Full<Bytes>>,
+    places: Arc<Semaphore>,
+}
 
 /// Sends the requests of one bucket.
 pub(super) struct Transport {
@@ -48,12 +55,13 @@ impl Transport {
 
     fn client(&self) -> opendal::Result<Arc<HttpClient>> {
         let new = || {
-            let client = Client::builder(TokioExecutor::new())
+            let http = Client::builder(TokioExecutor::new())
                 .pool_idle_timeout(IDLE)
                 .pool_max_idle_per_host(IDLE_CONNECTIONS)
                 .pool_timer(TokioTimer::new())
                 .build(self.connector.clone());
-            Some(client)
+            let places = Arc::new(Semaphore::new(AT_ONCE));
+            Some(HttpClient { http, places })
         };
         let none = || Error::new(ErrorKind::Unexpected, "there is no event loop");
         self.clients.get(new).ok_or_else(none)
@@ -69,7 +77,11 @@ impl HttpTransport for Transport {
             Error::new(ErrorKind::Unexpected, causes(error)).set_temporary()
         };
         let client = self.client()?;
-        let response = client.request(request).await.map_err(|e| failed(&e))?;
+        // Until the response has been read, or given up.
+        let place = Arc::clone(&client.places).acquire_owned().await;
+        let place = place.map_err(|e| failed(&e))?;
+        let response = client.http.request(request).await;
+        let response = response.map_err(|e| failed(&e))?;
         let most = self.most;
         let length = response.headers().get(http::header::CONTENT_LENGTH);
         let length = length.and_then(|v| v.to_str().ok()?.parse().ok());
@@ -77,6 +89,7 @@ impl HttpTransport for Transport {
         let mut received = 0;
         Ok(response.map(|body| {
             let parts = BodyDataStream::new(body).map(move |part| {
+                let _under_way = &place;
                 let part = part
                     .map_err(|e| Error::new(ErrorKind::Unexpected, causes(&e)).set_temporary())?;
                 received += part.len();
