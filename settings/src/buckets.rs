@@ -9,7 +9,7 @@ use std::path::PathBuf;
 use nxt_wasm_runtime::keyvalue::{
     BucketGrant, Credentials, Place, RedisAddress, RedisPlace, S3Place, Secret,
 };
-use url::Url;
+use url::{Host, Url};
 
 use crate::units;
 
@@ -87,6 +87,41 @@ pub fn read(list: &str) -> Result<Vec<BucketGrant>, String> {
     Ok(buckets)
 }
 
+/// Reads the URL of a place in an S3 store that is no bucket of keys and values.
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn s3_place(url: &str) -> Result<S3Place, String> {
+    let kind = KINDS.iter().find(|kind| kind.scheme == "s3");
+    let kind = kind.filter(|_| url.starts_with("s3:"));
+    let kind = kind.ok_or("it does not begin with s3:")?;
+    let url = parse(url)?;
+    let mut options = Options::read(&url, kind)?;
+    match s3(&url, &mut options)? {
+        Place::S3(place) if options.0.is_empty() => Ok(place),
+        _ => Err("s3: takes region, endpoint and credentials here, and nothing else".to_owned()),
+    }
+}
+
+/// Whether a place is reached over plain HTTP on another machine: anybody on the way
+/// could change what comes from there.
+pub fn is_exposed(place: &S3Place) -> bool {
+    let Some(endpoint) = &place.endpoint else {
+        return false;
+    };
+    let Ok(url) = Url::parse(endpoint) else {
+        return true;
+    };
+    let is_here = match url.host() {
+        Some(Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(Host::Ipv6(ip)) => ip.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    };
+    url.scheme() != "https" && !is_here
+}
+
 /// The name of an entry's bucket, and its URL.
 fn name(entry: &str) -> (&str, &str) {
     match entry.split_once('=') {
@@ -112,10 +147,7 @@ fn bucket(name: &str, url: &str) -> Result<BucketGrant, String> {
             "there is no scheme \"{scheme}\": the nearest one is {nearest}:"
         ));
     };
-    let url = Url::parse(url).map_err(|e| format!("not a URL: {e}"))?;
-    if url.fragment().is_some() {
-        return Err("it has a #, which has to be written %23".to_owned());
-    }
+    let url = parse(url)?;
     let mut options = Options::read(&url, kind)?;
     let place = (kind.read)(&url, &mut options)?;
     let mut bucket = BucketGrant::new(name, place);
@@ -131,6 +163,14 @@ fn bucket(name: &str, url: &str) -> Result<BucketGrant, String> {
             .ok_or("max-value takes a size from 1 to 16MiB: 64KiB, 4MiB")?;
     }
     Ok(bucket)
+}
+
+fn parse(url: &str) -> Result<Url, String> {
+    let url = Url::parse(url).map_err(|e| format!("not a URL: {e}"))?;
+    if url.fragment().is_some() {
+        return Err("it has a #, which has to be written %23".to_owned());
+    }
+    Ok(url)
 }
 
 /// What a URL has after `?`.

@@ -5,6 +5,10 @@
 //! and a root directory of their own. What is read goes into [`Settings`] as
 //! plain data, which forked processes inherit, as they do open files.
 
+mod network;
+
+pub use network::read_file;
+
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
@@ -14,14 +18,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nxt_wasm_runtime::keyvalue::{CredentialsError, KeyvalueGrant};
-use nxt_wasm_runtime::{AuditLog, AuditTarget, DnsConfig, Redactor, Secrets, TrustError};
+use nxt_wasm_runtime::{AuditLog, AuditTarget, Redactor, Secrets};
 
 use crate::settings::{Settings, SettingsError};
 
 /// Bytes of a file of secrets.
 const SECRETS: u64 = 1 << 20;
-/// Bytes of a file of certificates: several times what systems have.
-const CERTIFICATES: u64 = 4 << 20;
 
 /// Files that are yet to be opened.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -100,7 +102,10 @@ pub fn open(settings: &mut Settings, name: &str) -> Result<Redactor, SettingsErr
     };
     settings.grants.audit =
         target.map(|target| Arc::new(AuditLog::new(target, name, redactor.clone())));
-    open_network(settings, &files)?;
+    if let Some(coredumps) = &mut settings.grants.coredumps {
+        name.clone_into(&mut coredumps.app);
+    }
+    network::open(settings, &files)?;
     Ok(redactor)
 }
 
@@ -128,78 +133,6 @@ fn open_buckets(
         .map_err(problem)
 }
 
-/// What outbound HTTP, servers of buckets and asking for names take: the machine's configuration.
-fn open_network(settings: &mut Settings, files: &Files) -> Result<(), SettingsError> {
-    let grants = &mut settings.grants;
-    let extra = match &files.http_ca {
-        Some(path) if grants.http.is_some() || grants.keyvalue.is_some() => Some(
-            read_file(path, CERTIFICATES)
-                .map_err(|problem| bad("UNIT_WASM_HTTP_CA", path, problem))?,
-        ),
-        _ => None,
-    };
-    if let Some(http) = &mut grants.http {
-        http.load_roots(extra.as_deref())
-            .map_err(|error| match (&error, &files.http_ca) {
-                (TrustError::System(_), _) | (_, None) => {
-                    let rules: Vec<_> = http.rules.iter().map(ToString::to_string).collect();
-                    let rules = PathBuf::from(rules.join(", "));
-                    let hint = "; UNIT_WASM_HTTP_CA can name a file of certificates";
-                    bad("UNIT_WASM_ALLOW_HTTP", &rules, format!("{error}{hint}"))
-                }
-                (_, Some(path)) => bad("UNIT_WASM_HTTP_CA", path, error.to_string()),
-            })?;
-    }
-    if let Some(keyvalue) = &mut grants.keyvalue {
-        keyvalue
-            .load_authorities(extra.as_deref())
-            .map_err(|error| match (&error, &files.http_ca) {
-                (TrustError::System(_), _) | (_, None) => {
-                    let hint = "; UNIT_WASM_HTTP_CA can name a file of certificates";
-                    bad(
-                        "UNIT_WASM_KEYVALUE",
-                        Path::new("https or rediss"),
-                        format!("{error}{hint}"),
-                    )
-                }
-                (_, Some(path)) => bad("UNIT_WASM_HTTP_CA", path, error.to_string()),
-            })?;
-    }
-    let servers = grants
-        .keyvalue
-        .as_ref()
-        .is_some_and(KeyvalueGrant::needs_network);
-    if grants.http.is_some() || servers || !grants.sockets.names.is_empty() {
-        grants.dns = DnsConfig::from_system();
-        if let Some(server) = files.dns_server {
-            grants.dns.servers = vec![server];
-        }
-    }
-    Ok(())
-}
-
-/// The contents of a regular file of at most `most` bytes.
-fn read_file(path: &Path, most: u64) -> Result<Vec<u8>, String> {
-    let file = OpenOptions::new()
-        .read(true)
-        // Not waiting for a writer, should it be a pipe.
-        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
-        .open(path)
-        .map_err(|e| e.to_string())?;
-    let found = file.metadata().map_err(|e| e.to_string())?;
-    if !found.is_file() {
-        return Err("not a regular file".to_owned());
-    }
-    if found.len() > most {
-        return Err(format!("it has more than {most} bytes"));
-    }
-    let mut bytes = Vec::new();
-    file.take(most)
-        .read_to_end(&mut bytes)
-        .map_err(|e| e.to_string())?;
-    Ok(bytes)
-}
-
 /// The value of the secret `name`, which a setting asks for.
 fn secret<'a>(
     files: &Files,
@@ -222,7 +155,12 @@ fn bad(key: &'static str, value: &Path, problem: String) -> SettingsError {
     }
 }
 
-fn read_secrets(path: &Path) -> Result<BTreeMap<String, String>, String> {
+/// The secrets of a file by name, as of `UNIT_WASM_SECRETS`.
+///
+/// # Errors
+///
+/// Why the file cannot be used. No message has a value in it.
+pub fn read_secrets(path: &Path) -> Result<BTreeMap<String, String>, String> {
     let file = File::open(path).map_err(|e| e.to_string())?;
     let found = file.metadata().map_err(|e| e.to_string())?;
     let me = rustix::process::geteuid().as_raw();

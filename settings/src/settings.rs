@@ -5,15 +5,19 @@
 //! there are the guest's environment.
 
 mod keys;
+mod observe;
+mod outbound;
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::HeaderName;
 use nxt_wasm_runtime::{Access, Grants, Limits, Preopen};
 
+use crate::application::{Application, Value};
 use crate::files::Files;
-use crate::unit::{Application, Value};
-use keys::{Apply, SETTINGS};
+use keys::{Apply, REUSE_CONCURRENT, WATCH};
 
 /// Keys of the guest's environment that begin so are settings.
 const PREFIX: &str = "UNIT_WASM_";
@@ -86,6 +90,17 @@ impl Cache {
     }
 }
 
+/// When an application is left alone for a while.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BreakerSettings {
+    /// So many failures,
+    pub failures: usize,
+    /// among so many requests, or as many as there were,
+    pub window: usize,
+    /// for so long.
+    pub pause: Duration,
+}
+
 /// Everything an application configures.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -99,6 +114,8 @@ pub struct Settings {
     pub files: Files,
     /// Longest silence of a response in progress.
     pub idle_timeout: Duration,
+    /// Longest time for the whole of a response, if it is bounded.
+    pub response_timeout: Option<Duration>,
     /// For requests in flight when the process is told to quit.
     pub drain_timeout: Duration,
     /// How long all slots may be taken before waiting requests are refused.
@@ -113,29 +130,39 @@ pub struct Settings {
     pub cache_size: u64,
     /// The only component to accept: SHA-256 in lower-case hexadecimal.
     pub sha256: Option<String>,
+    /// Whether a component from another machine may be any.
+    pub any_component: bool,
+    /// Whether a component that takes this one's place in its file is to be
+    /// served, without a restart.
+    pub watch: bool,
+    /// Where metrics can be read.
+    pub metrics: Option<SocketAddr>,
+    /// Whether each request leaves a line that says what it has cost.
+    pub cost_log: bool,
+    /// The field of responses that says so.
+    pub cost_header: Option<HeaderName>,
+    /// Whether outbound requests are part of the trace that a request is part of.
+    pub trace: bool,
+    /// When to refuse requests as too many have failed.
+    pub breaker: Option<BreakerSettings>,
     /// Several processes take requests from the same queue.
     pub shares_queue: bool,
     /// The root directory of application processes, if they get their own.
     pub rootfs: Option<PathBuf>,
 }
 
-/// The member that names the component's file.
-#[cfg(not(feature = "type-wasm"))]
-const COMPONENT: &str = "component";
-#[cfg(feature = "type-wasm")]
-const COMPONENT: &str = "module";
-
 impl Settings {
-    /// Reads the settings of an application.
+    /// Reads the settings of an application. `member` is the one that names the
+    /// component's file, which the application's type decides.
     ///
     /// # Errors
     ///
     /// The first thing that is wrong with it.
-    pub fn read(application: &Application) -> Result<Self, SettingsError> {
+    pub fn read(application: &Application, member: &str) -> Result<Self, SettingsError> {
         let object = &application.object;
-        let component = match object.member(COMPONENT) {
+        let component = match object.member(member) {
             Some(Value::String(path)) if !path.is_empty() => PathBuf::from(path),
-            other => return Err(wrong_kind(COMPONENT, "the path of a component", other)),
+            other => return Err(wrong_kind(member, "the path of a component", other)),
         };
         let mut settings = Self {
             component,
@@ -143,6 +170,7 @@ impl Settings {
             grants: Grants::default(),
             files: Files::default(),
             idle_timeout: Duration::from_secs(60),
+            response_timeout: None,
             drain_timeout: Duration::from_secs(10),
             queue_timeout: Duration::from_secs(10),
             watchdog: Duration::from_secs(60),
@@ -150,6 +178,13 @@ impl Settings {
             cache: Cache::Default,
             cache_size: 1 << 30,
             sha256: None,
+            any_component: false,
+            watch: false,
+            metrics: None,
+            cost_log: false,
+            cost_header: None,
+            trace: true,
+            breaker: None,
             shares_queue: shares_queue(object.member("processes")),
             rootfs: match object.member("isolation").and_then(|i| i.member("rootfs")) {
                 Some(Value::String(path)) => Some(PathBuf::from(path)),
@@ -168,6 +203,27 @@ impl Settings {
             }
             other => return Err(wrong_kind("environment", "an object of strings", other)),
         }
+        let reuse = settings.limits.reuse;
+        if reuse.concurrent > 1 && reuse.requests == 1 {
+            return Err(SettingsError::Part {
+                key: REUSE_CONCURRENT,
+                value: reuse.concurrent.to_string(),
+                problem: "it takes UNIT_WASM_REUSE, which says how many requests an instance \
+                          may serve in all"
+                    .to_owned(),
+            });
+        }
+        if settings.watch && settings.sha256.is_some() {
+            return Err(SettingsError::Part {
+                key: WATCH,
+                value: "on".to_owned(),
+                problem: "UNIT_WASM_SHA256 allows only one component, so no other could be \
+                          swapped in: leave out one of the two"
+                    .to_owned(),
+            });
+        }
+        let coredumps = &mut settings.grants.coredumps;
+        coredumps.take_if(|coredumps| coredumps.directory.as_os_str().is_empty());
         settings.grants.http.take_if(|http| http.rules.is_empty());
         let keyvalue = &mut settings.grants.keyvalue;
         keyvalue.take_if(|keyvalue| keyvalue.buckets.is_empty());
@@ -184,7 +240,7 @@ impl Settings {
             self.grants.environment.push(variable);
             return Ok(());
         }
-        let Some(setting) = SETTINGS.iter().find(|s| s.key == key) else {
+        let Some(setting) = keys::all().find(|s| s.key == key) else {
             return Err(SettingsError::Unknown {
                 key: key.to_owned(),
                 value: without_passwords(value),
@@ -250,8 +306,7 @@ fn without_entrys_password(text: &str) -> String {
 
 /// The known key with the fewest edits between it and `key`.
 fn nearest(key: &str) -> &'static str {
-    SETTINGS
-        .iter()
+    keys::all()
         .map(|s| s.key)
         .min_by_key(|known| strsim::damerau_levenshtein(known, key))
         .unwrap_or(PREFIX)

@@ -2,6 +2,8 @@ use nxt_wasm_runtime::keyvalue::KeyvalueLimits;
 
 use super::*;
 
+const COMPONENT: &str = "component";
+
 fn string(text: &str) -> Value {
     Value::String(text.to_owned())
 }
@@ -24,7 +26,7 @@ fn application(members: &[(&str, Value)]) -> Application {
 }
 
 fn read(members: &[(&str, Value)]) -> Result<Settings, SettingsError> {
-    Settings::read(&application(members))
+    Settings::read(&application(members), COMPONENT)
 }
 
 fn with_environment(key: &str, value: &str) -> Result<Settings, SettingsError> {
@@ -44,6 +46,26 @@ fn defaults_grant_nothing() {
         Some(PathBuf::from(DEFAULT_CACHE))
     );
     assert!(!settings.shares_queue);
+    assert!(!settings.watch);
+}
+
+#[test]
+fn a_file_is_watched_or_its_digest_is_given() {
+    assert!(with_environment("UNIT_WASM_WATCH", "on").unwrap().watch);
+    assert!(!with_environment("UNIT_WASM_WATCH", "off").unwrap().watch);
+    let environment = |watch| {
+        object(&[
+            ("UNIT_WASM_WATCH", string(watch)),
+            ("UNIT_WASM_SHA256", string(&"a0".repeat(32))),
+        ])
+    };
+    let error = read(&[("environment", environment("on"))]).unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.starts_with("UNIT_WASM_WATCH: bad value \"on\": UNIT_WASM_SHA256 allows"),
+        "{text}"
+    );
+    assert!(read(&[("environment", environment("off"))]).is_ok());
 }
 
 #[test]
@@ -54,9 +76,12 @@ fn every_key_is_applied() {
         ("UNIT_WASM_CPU_TIME", string("1s")),
         ("UNIT_WASM_TIMEOUT", string("1500ms")),
         ("UNIT_WASM_IDLE_TIMEOUT", string("2m")),
+        ("UNIT_WASM_RESPONSE_TIMEOUT", string("10m")),
         ("UNIT_WASM_STACK", string("1MiB")),
         ("UNIT_WASM_OUTPUT", string("64KiB")),
         ("UNIT_WASM_CONCURRENCY", string("1000")),
+        ("UNIT_WASM_REUSE", string("1000")),
+        ("UNIT_WASM_REUSE_CONCURRENT", string("16")),
         ("UNIT_WASM_THREADS", string("2")),
         ("UNIT_WASM_DRAIN_TIMEOUT", string("3s")),
         ("UNIT_WASM_QUEUE_TIMEOUT", string("4s")),
@@ -82,7 +107,9 @@ fn every_key_is_applied() {
     assert_eq!(limits.stack, 1 << 20);
     assert_eq!(limits.output, 64 << 10);
     assert_eq!(limits.concurrency, 1000);
+    assert_eq!((limits.reuse.requests, limits.reuse.concurrent), (1000, 16));
     assert_eq!(settings.idle_timeout, Duration::from_secs(120));
+    assert_eq!(settings.response_timeout, Some(Duration::from_secs(600)));
     assert_eq!(settings.drain_timeout, Duration::from_secs(3));
     assert_eq!(settings.queue_timeout, Duration::from_secs(4));
     assert_eq!(settings.watchdog, Duration::from_secs(90));
@@ -105,6 +132,18 @@ fn every_key_is_applied() {
     // Settings never reach the guest.
     let guest = [("SHIFT".to_owned(), "7".to_owned())];
     assert_eq!(settings.grants.environment, guest);
+}
+
+#[test]
+fn several_requests_at_once_take_reuse() {
+    let error = with_environment("UNIT_WASM_REUSE_CONCURRENT", "4").unwrap_err();
+    let text = error.to_string();
+    assert!(
+        text.starts_with("UNIT_WASM_REUSE_CONCURRENT: bad value \"4\": it takes UNIT_WASM_REUSE,"),
+        "{text}"
+    );
+    assert!(with_environment("UNIT_WASM_REUSE_CONCURRENT", "1").is_ok());
+    assert!(with_environment("UNIT_WASM_REUSE", "0").is_err());
 }
 
 #[test]
@@ -135,6 +174,7 @@ fn bad_values_name_key_value_and_form() {
         ("UNIT_WASM_CACHE", "relative/path"),
         ("UNIT_WASM_CACHE_SIZE", "huge"),
         ("UNIT_WASM_SHA256", "abc"),
+        ("UNIT_WASM_WATCH", "yes"),
         ("UNIT_WASM_KEYVALUE_OPEN", "0"),
         ("UNIT_WASM_KEYVALUE_OPERATIONS", "1000001"),
         ("UNIT_WASM_KEYVALUE_BYTES_READ", "much"),
@@ -218,7 +258,7 @@ fn the_component_is_needed() {
         object: object(&[("type", string("x"))]),
         ..application(&[])
     };
-    let error = Settings::read(&application).unwrap_err();
+    let error = Settings::read(&application, COMPONENT).unwrap_err();
     assert!(error.to_string().contains(COMPONENT));
 }
 

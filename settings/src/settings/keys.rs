@@ -2,16 +2,14 @@
 //! taken over.
 
 use std::fmt::Display;
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::time::Duration;
 
+use nxt_wasm_runtime::Severity;
 use nxt_wasm_runtime::keyvalue::KeyvalueGrant;
-use nxt_wasm_runtime::{HttpGrant, Severity};
 
-use super::{Cache, Settings};
+use super::{Cache, Settings, observe, outbound};
 use crate::buckets;
 use crate::files::Audit;
 use crate::units;
@@ -32,7 +30,7 @@ pub(super) enum Apply {
 }
 
 /// The entries of a list, which commas or white space separate. None is a list too.
-fn entries<T: FromStr<Err: Display>>(list: &str) -> Result<Vec<T>, String> {
+pub(super) fn entries<T: FromStr<Err: Display>>(list: &str) -> Result<Vec<T>, String> {
     list.split(|c: char| c == ',' || c.is_whitespace())
         .filter(|entry| !entry.is_empty())
         .map(|entry| {
@@ -43,23 +41,29 @@ fn entries<T: FromStr<Err: Display>>(list: &str) -> Result<Vec<T>, String> {
         .collect()
 }
 
-/// What is set of outbound HTTP. [`Settings::read`] leaves it out again if no
-/// host is granted.
-fn http(settings: &mut Settings) -> &mut HttpGrant {
-    settings.grants.http.get_or_insert_default()
-}
-
 /// What is set of buckets. [`Settings::read`] leaves it out again if there are
 /// none.
 fn keyvalue(settings: &mut Settings) -> &mut KeyvalueGrant {
     settings.grants.keyvalue.get_or_insert_default()
 }
 
+/// Takes more than its form says.
+pub(super) const REUSE_CONCURRENT: &str = "UNIT_WASM_REUSE_CONCURRENT";
+
+/// Makes no sense for a file that must not change.
+pub(super) const WATCH: &str = "UNIT_WASM_WATCH";
+
 const SIZE: &str = "a size in bytes with an optional unit: 67108864, 512KiB, 64MiB, 1GiB";
 const SOCKETS: &str = "addresses: 10.0.0.5:5432, 127.0.0.0/8:6379, listen:127.0.0.1:*";
-const DURATION: &str = "a duration: 500ms, 10s, 2m";
+pub(super) const DURATION: &str = "a duration: 500ms, 10s, 2m";
 
-pub(super) const SETTINGS: &[Setting] = &[
+/// All settings.
+pub(super) fn all() -> impl Iterator<Item = &'static Setting> {
+    let more = outbound::SETTINGS.iter().chain(observe::SETTINGS);
+    SETTINGS.iter().chain(more)
+}
+
+const SETTINGS: &[Setting] = &[
     Setting {
         key: "UNIT_WASM_MEMORY",
         form: "a size from 64KiB to 4GiB, for example 64MiB",
@@ -104,6 +108,17 @@ pub(super) const SETTINGS: &[Setting] = &[
         }),
     },
     Setting {
+        key: "UNIT_WASM_RESPONSE_TIMEOUT",
+        form: "a duration, for example 10m, or off",
+        apply: Apply::Value(|s, v| {
+            s.response_timeout = match v {
+                "off" => None,
+                _ => Some(units::duration(v)?),
+            };
+            Some(())
+        }),
+    },
+    Setting {
         key: "UNIT_WASM_STACK",
         form: "a size from 64KiB to 64MiB, for example 512KiB",
         apply: Apply::Value(|s, v| {
@@ -132,6 +147,24 @@ pub(super) const SETTINGS: &[Setting] = &[
         form: "a number from 1 to 64",
         apply: Apply::Value(|s, v| {
             s.threads = v.parse().ok().filter(|n| (1..=64).contains(n))?;
+            Some(())
+        }),
+    },
+    Setting {
+        key: "UNIT_WASM_REUSE",
+        form: "a number of requests from 1 (a fresh instance for each) to 1000000",
+        apply: Apply::Value(|s, v| {
+            let requests = v.parse().ok().filter(|n| (1..=1_000_000).contains(n))?;
+            s.limits.reuse.requests = requests;
+            Some(())
+        }),
+    },
+    Setting {
+        key: REUSE_CONCURRENT,
+        form: "a number of requests from 1 to 1000",
+        apply: Apply::Value(|s, v| {
+            let concurrent = v.parse().ok().filter(|n| (1..=1000).contains(n))?;
+            s.limits.reuse.concurrent = concurrent;
             Some(())
         }),
     },
@@ -180,10 +213,27 @@ pub(super) const SETTINGS: &[Setting] = &[
     },
     Setting {
         key: "UNIT_WASM_SHA256",
-        form: "64 hexadecimal digits",
+        form: "64 hexadecimal digits, or any",
         apply: Apply::Value(|s, v| {
+            s.any_component = v == "any";
+            if s.any_component {
+                s.sha256 = None;
+                return Some(());
+            }
             let hex = v.len() == 64 && v.bytes().all(|b| b.is_ascii_hexdigit());
             s.sha256 = Some(hex.then(|| v.to_ascii_lowercase())?);
+            Some(())
+        }),
+    },
+    Setting {
+        key: WATCH,
+        form: "on or off",
+        apply: Apply::Value(|s, v| {
+            s.watch = match v {
+                "on" => true,
+                "off" => false,
+                _ => return None,
+            };
             Some(())
         }),
     },
@@ -209,84 +259,6 @@ pub(super) const SETTINGS: &[Setting] = &[
         apply: Apply::Parts(|s, v| {
             Arc::make_mut(&mut s.grants.sockets).names = entries(v)?;
             Ok(())
-        }),
-    },
-    Setting {
-        key: "UNIT_WASM_ALLOW_HTTP",
-        form: "hosts: https://api.example.com, *.example.com:8443, http://10.0.0.0/8:8080",
-        apply: Apply::Parts(|s, v| {
-            http(s).rules = entries(v)?;
-            Ok(())
-        }),
-    },
-    Setting {
-        key: "UNIT_WASM_HTTP_CA",
-        form: "the absolute path of a PEM file",
-        apply: Apply::Value(|s, v| {
-            s.files.http_ca = Some(Some(PathBuf::from(v)).filter(|p| p.is_absolute())?);
-            Some(())
-        }),
-    },
-    Setting {
-        key: "UNIT_WASM_HTTP_CONNECT_TIMEOUT",
-        form: DURATION,
-        apply: Apply::Value(|s, v| {
-            http(s).connect_timeout = units::duration(v)?;
-            Some(())
-        }),
-    },
-    Setting {
-        key: "UNIT_WASM_HTTP_FIRST_BYTE_TIMEOUT",
-        form: DURATION,
-        apply: Apply::Value(|s, v| {
-            http(s).first_byte_timeout = units::duration(v)?;
-            Some(())
-        }),
-    },
-    Setting {
-        key: "UNIT_WASM_HTTP_BETWEEN_BYTES_TIMEOUT",
-        form: DURATION,
-        apply: Apply::Value(|s, v| {
-            http(s).between_bytes_timeout = units::duration(v)?;
-            Some(())
-        }),
-    },
-    Setting {
-        key: "UNIT_WASM_HTTP_KEEP_ALIVE",
-        form: "a duration, or off: 500ms, 10s, 2m",
-        apply: Apply::Value(|s, v| {
-            http(s).keep_alive = match v {
-                "off" => Duration::ZERO,
-                _ => units::duration(v)?,
-            };
-            Some(())
-        }),
-    },
-    Setting {
-        key: "UNIT_WASM_HTTP_REQUESTS",
-        form: "a number from 1 to 1000000",
-        apply: Apply::Value(|s, v| {
-            http(s).requests = v.parse().ok().filter(|n| (1..=1_000_000).contains(n))?;
-            Some(())
-        }),
-    },
-    Setting {
-        key: "UNIT_WASM_HTTP_CONCURRENCY",
-        form: "a number from 1 to 100000",
-        apply: Apply::Value(|s, v| {
-            http(s).concurrency = v.parse().ok().filter(|n| (1..=100_000).contains(n))?;
-            Some(())
-        }),
-    },
-    Setting {
-        key: "UNIT_WASM_DNS_SERVER",
-        form: "an address with an optional port: 10.0.0.53, 127.0.0.1:5353, [fd00::53]:53",
-        apply: Apply::Value(|s, v| {
-            let ip = v.trim_start_matches('[').trim_end_matches(']');
-            let server = v.parse().ok();
-            let server = server.or_else(|| Some(SocketAddr::new(ip.parse().ok()?, 53)));
-            s.files.dns_server = Some(server.filter(|server| server.port() > 0)?);
-            Some(())
         }),
     },
     Setting {
