@@ -20,7 +20,7 @@ use http::Request;
 use http_body_util::BodyExt;
 use nxt_wasm_runtime::{
     Grants, GuestLog, Limits, OutputStreamKind, RequestBody, RequestContext, Runtime, Severity,
-    artifact,
+    World, artifact,
 };
 
 struct Silent;
@@ -43,10 +43,11 @@ impl Guest {
             .join("..")
             .join(component);
         let bytes = std::fs::read(path).expect("the component");
-        let compiled = artifact::compile(&bytes, &limits).expect("compiles");
+        let compiled = artifact::compile(&bytes, World::Proxy, &limits).expect("compiles");
         // SAFETY: just compiled, under the same limits.
-        let description = unsafe { artifact::describe(&compiled, &limits, &Grants::default()) }
-            .expect("can be served");
+        let description =
+            unsafe { artifact::describe(&compiled, World::Proxy, &limits, &Grants::default()) }
+                .expect("can be served");
         let fd = rustix::fs::memfd_create("artifact", rustix::fs::MemfdFlags::CLOEXEC);
         let mut file = File::from(fd.expect("a memory file"));
         file.write_all(&compiled).expect("room in memory");
@@ -54,10 +55,7 @@ impl Guest {
         let runtime = unsafe { Runtime::load(&file, &description, limits, Grants::default()) };
         Self {
             runtime: runtime.expect("loads"),
-            context: RequestContext {
-                id: "bench".into(),
-                log: Arc::new(Silent),
-            },
+            context: RequestContext::new("bench", Arc::new(Silent)),
             tokio: tokio::runtime::Builder::new_current_thread()
                 .enable_all()
                 .build()

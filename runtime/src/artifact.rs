@@ -5,25 +5,27 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::Read;
 use std::os::fd::AsRawFd;
 
 use sha2::{Digest, Sha256};
 use wasmtime::Engine;
 use wasmtime::component::{Component, Linker};
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use crate::engine;
 use crate::error::LoadError;
 use crate::grants::Grants;
-use crate::handle;
 use crate::host;
+use crate::instance::Pre;
 use crate::limits::Limits;
 use crate::state::State;
+use crate::trial;
+use crate::world::World;
 
 /// What has to be known of a component before it can be served.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Description {
+    /// What it is made for.
+    pub world: World,
     /// Full name of the export that handles requests.
     pub handler: String,
     /// Linear memories of one instance.
@@ -40,8 +42,14 @@ impl Description {
     /// One `name=value` line per member, for handing it to another process.
     pub fn to_text(&self) -> String {
         format!(
-            "handler={}\nmemories={}\ntables={}\ntable_elements={}\ninitial_memory={}\n",
-            self.handler, self.memories, self.tables, self.table_elements, self.initial_memory
+            "world={}\nhandler={}\nmemories={}\ntables={}\ntable_elements={}\n\
+             initial_memory={}\n",
+            self.world,
+            self.handler,
+            self.memories,
+            self.tables,
+            self.table_elements,
+            self.initial_memory
         )
     }
 
@@ -50,6 +58,7 @@ impl Description {
     pub fn from_text(text: &str) -> Option<Self> {
         let fields: BTreeMap<&str, &str> = text.lines().filter_map(|l| l.split_once('=')).collect();
         Some(Self {
+            world: fields.get("world")?.parse().ok()?,
             handler: (*fields.get("handler")?).to_owned(),
             memories: fields.get("memories")?.parse().ok()?,
             tables: fields.get("tables")?.parse().ok()?,
@@ -81,15 +90,20 @@ pub fn check_kind(bytes: &[u8]) -> Result<(), LoadError> {
 
 /// Names the artifact of a component: its digest, and everything of this
 /// engine that shapes code. Equal keys mean interchangeable artifacts.
-pub fn key(component_sha256: &str, limits: &Limits) -> Result<String, LoadError> {
+pub fn key(component_sha256: &str, world: World, limits: &Limits) -> Result<String, LoadError> {
     use std::hash::{Hash, Hasher};
-    let engine = engine::for_compiling(limits, false)?;
+    let engine = engine::for_compiling(world, limits, false)?;
     let mut hasher = std::hash::DefaultHasher::new();
     engine.precompile_compatibility_hash().hash(&mut hasher);
     // Fixes of code generation do not change the compatibility hash.
     env!("CARGO_PKG_VERSION").hash(&mut hasher);
     wasmtime_version().hash(&mut hasher);
     Ok(format!("{component_sha256}-{:016x}", hasher.finish()))
+}
+
+/// The key under which a cache keeps a component itself, as no engine made it.
+pub fn component_key(component_sha256: &str) -> String {
+    format!("{component_sha256}-{:016x}", 0)
 }
 
 /// Whether `text` has the form of what [`key`] returns.
@@ -107,43 +121,46 @@ pub fn wasmtime_version() -> &'static str {
 
 /// Compiles a component to machine code. Uses every core and leaves threads
 /// behind: meant for a process that ends soon.
-pub fn compile(component: &[u8], limits: &Limits) -> Result<Vec<u8>, LoadError> {
+pub fn compile(component: &[u8], world: World, limits: &Limits) -> Result<Vec<u8>, LoadError> {
     check_kind(component)?;
-    engine::for_compiling(limits, true)?
+    engine::for_compiling(world, limits, true)?
         .precompile_component(component)
         .map_err(|e| LoadError::Compile(format!("{e:#}")))
 }
 
 /// Loads an artifact on trial: checks its world and its imports, of which those
-/// in `grants` are satisfied, and makes one instance under the limits, which
-/// can use none of them. Runs the component's start code, so it too
-/// belongs into a process that ends soon.
+/// in `grants` are satisfied, makes one instance under the limits, which can use
+/// none of them, and checks that it fits into an instance pool. Runs the
+/// component's start code, so it too belongs into a process that ends soon.
 ///
 /// # Safety
 ///
-/// `artifact` must hold what [`compile`] made, unchanged.
+/// `artifact` must hold what [`compile`] made, unchanged. If that was for another
+/// world or under other limits, this fails.
 pub unsafe fn describe(
     artifact: &[u8],
+    world: World,
     limits: &Limits,
     grants: &Grants,
 ) -> Result<Description, LoadError> {
-    let engine = engine::for_compiling(limits, false)?;
+    let engine = engine::for_compiling(world, limits, false)?;
     // SAFETY: passed on to the caller.
     let component = unsafe { Component::deserialize(&engine, artifact) }
         .map_err(|e| LoadError::Artifact(format!("{e:#}")))?;
-    let handler = find_handler(&engine, &component)?;
+    let handler = find_handler(world, &engine, &component)?;
     refuse_ungranted(&engine, &component, grants)?;
-    let linker = link(&engine, grants)?;
+    let linker = link(world, &engine, grants)?;
     let pre = linker
         .instantiate_pre(&component)
         .map_err(|e| LoadError::Import(format!("{e:#}")))?;
-    let pre = ProxyPre::new(pre).map_err(|e| LoadError::Handler {
+    let pre = Pre::new(world, pre).map_err(|e| LoadError::Handler {
         name: handler.clone(),
         problem: format!("{e:#}"),
     })?;
-    let initial_memory = handle::try_instantiate(&engine, &pre, &handler, limits)?;
+    let initial_memory = trial::try_instantiate(&engine, &pre, &handler, limits)?;
     let resources = component.resources_required();
-    Ok(Description {
+    let description = Description {
+        world,
         handler,
         memories: resources.as_ref().map_or(1, |r| r.num_memories),
         tables: resources.as_ref().map_or(1, |r| r.num_tables),
@@ -151,20 +168,58 @@ pub unsafe fn describe(
             .and_then(|r| r.max_initial_table_size)
             .unwrap_or(0),
         initial_memory,
-    })
+    };
+    // Only one of the two at a time has to have room.
+    drop((linker, pre, component, engine));
+    // SAFETY: passed on to the caller.
+    unsafe { fits(artifact, &description, limits, grants) }?;
+    Ok(description)
 }
 
-/// Everything a component may import if it is granted `grants`.
-pub(crate) fn link(engine: &Engine, grants: &Grants) -> Result<Linker<State>, LoadError> {
+/// Loads the artifact as the processes will that serve it: an instance pool has
+/// bounds of its own, such as one memory and one table for each core module.
+///
+/// # Safety
+///
+/// As for [`describe`].
+unsafe fn fits(
+    artifact: &[u8],
+    description: &Description,
+    limits: &Limits,
+    grants: &Grants,
+) -> Result<(), LoadError> {
+    let failed = |e: wasmtime::Error| LoadError::Start(format!("{e:#}"));
+    let engine = engine::for_fitting(limits, description)?;
+    // SAFETY: passed on to the caller.
+    let component = unsafe { Component::deserialize(&engine, artifact) }.map_err(failed)?;
+    let linker = link(description.world, &engine, grants)?;
+    linker.instantiate_pre(&component).map_err(failed)?;
+    Ok(())
+}
+
+/// Everything a component of `world` may import if it is granted `grants`.
+pub(crate) fn link(
+    world: World,
+    engine: &Engine,
+    grants: &Grants,
+) -> Result<Linker<State>, LoadError> {
     let mut linker = Linker::new(engine);
-    wasmtime_wasi::p2::add_to_linker_async(&mut linker)
-        .and_then(|()| wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker))
-        .and_then(|()| host::link(&mut linker, grants))
-        .map_err(|e| LoadError::Engine(format!("{e:#}")))?;
+    let wasi = |linker: &mut Linker<State>| {
+        wasmtime_wasi::p2::add_to_linker_async(linker)?;
+        wasmtime_wasi_http::p2::add_only_http_to_linker_async(linker)?;
+        // One of 0.3 imports from 0.2 too: the libraries of its language do.
+        if world == World::Service {
+            wasmtime_wasi::p3::add_to_linker(linker)?;
+            wasmtime_wasi_http::p3::add_to_linker(linker)?;
+        }
+        host::link(linker, world, grants)
+    };
+    wasi(&mut linker).map_err(|e| LoadError::Engine(format!("{e:#}")))?;
     Ok(linker)
 }
 
-/// Interfaces that only a setting makes available get a message of their own.
+/// Interfaces that only a setting, or another component, makes available get a
+/// message of their own.
 fn refuse_ungranted(
     engine: &Engine,
     component: &Component,
@@ -172,6 +227,10 @@ fn refuse_ungranted(
 ) -> Result<(), LoadError> {
     let ty = component.component_type();
     for (name, _) in ty.imports(engine) {
+        if is_any_handler(name) {
+            let import = name.to_owned();
+            return Err(LoadError::NotComposed { import });
+        }
         if let Some(settings) = host::missing_settings(name, grants) {
             return Err(LoadError::NotGranted {
                 import: name.to_owned(),
@@ -182,7 +241,14 @@ fn refuse_ungranted(
     Ok(())
 }
 
-fn find_handler(engine: &Engine, component: &Component) -> Result<String, LoadError> {
+/// Whether this is what components of either world export.
+pub(crate) fn is_any_handler(name: &str) -> bool {
+    [World::Proxy, World::Service]
+        .iter()
+        .any(|world| world.is_handler(name))
+}
+
+fn find_handler(world: World, engine: &Engine, component: &Component) -> Result<String, LoadError> {
     let ty = component.component_type();
     let exports: Vec<String> = ty
         .exports(engine)
@@ -190,15 +256,9 @@ fn find_handler(engine: &Engine, component: &Component) -> Result<String, LoadEr
         .collect();
     exports
         .iter()
-        .find(|name| name.starts_with("wasi:http/incoming-handler@0.2."))
+        .find(|name| world.is_handler(name))
         .cloned()
-        .ok_or_else(|| LoadError::NoHandler {
-            exports: if exports.is_empty() {
-                "nothing".to_owned()
-            } else {
-                exports.join(", ")
-            },
-        })
+        .ok_or_else(|| LoadError::no_handler(&exports))
 }
 
 /// Where the kernel shows a process its own descriptors.
@@ -232,16 +292,17 @@ pub(crate) unsafe fn map(engine: &Engine, file: &File) -> Result<Component, Load
 
 /// The whole of `file`, from its beginning whatever its position.
 pub fn read_all(file: &File) -> Result<Vec<u8>, LoadError> {
-    use std::io::{Seek, SeekFrom};
-    let mut file = file;
-    let mut bytes = Vec::new();
-    file.seek(SeekFrom::Start(0))
-        .and_then(|_| file.read_to_end(&mut bytes))
-        .map_err(|error| LoadError::Io {
-            context: "cannot read the compiled artifact",
-            error,
-        })?;
-    Ok(bytes)
+    use std::os::unix::fs::FileExt;
+    // Processes that have inherited the file, or were sent it, share its position.
+    let read = || {
+        let mut bytes = vec![0; usize::try_from(file.metadata()?.len()).unwrap_or(0)];
+        file.read_exact_at(&mut bytes, 0)?;
+        Ok(bytes)
+    };
+    read().map_err(|error| LoadError::Io {
+        context: "cannot read the compiled artifact",
+        error,
+    })
 }
 
 #[cfg(test)]
@@ -251,6 +312,7 @@ mod tests {
     #[test]
     fn description_survives_the_way_through_text() {
         let description = Description {
+            world: World::Proxy,
             handler: "wasi:http/incoming-handler@0.2.3".into(),
             memories: 2,
             tables: 3,
@@ -276,6 +338,51 @@ mod tests {
         assert!(check_kind(b"\0asm\x0d\0\x01\0").is_ok());
     }
 
+    fn described(module: &str, limits: &Limits) -> Result<Description, LoadError> {
+        let component = format!(
+            r#"(component
+                (import "wasi:http/types@0.2.0" (instance $types
+                  (export "incoming-request" (type (sub resource)))
+                  (export "response-outparam" (type (sub resource)))))
+                (alias export $types "incoming-request" (type $request))
+                (alias export $types "response-outparam" (type $outparam))
+                (core module $code {module}
+                  (func (export "handle") (param i32 i32)))
+                (core instance $main (instantiate $code))
+                (func $handle
+                  (param "request" (own $request)) (param "response-out" (own $outparam))
+                  (canon lift (core func $main "handle")))
+                (instance $handler (export "handle" (func $handle)))
+                (export "wasi:http/incoming-handler@0.2.0" (instance $handler)))"#
+        );
+        let component = wat::parse_str(&component).unwrap();
+        let bytes = compile(&component, World::Proxy, limits).unwrap();
+        // SAFETY: it has just been compiled, for this world under these limits.
+        unsafe { describe(&bytes, World::Proxy, limits, &Grants::default()) }
+    }
+
+    #[test]
+    fn what_no_instance_pool_takes_is_refused() {
+        let limits = Limits::default();
+        let description = described("(memory 1) (table 2 funcref)", &limits).unwrap();
+        assert_eq!((description.memories, description.tables), (1, 1));
+        for (module, what) in [
+            ("(memory 1) (memory 1)", "memories count of 2"),
+            ("(table 1 funcref) (table 1 funcref)", "tables count of 2"),
+        ] {
+            let error = described(module, &limits).unwrap_err();
+            assert!(matches!(error, LoadError::Start(_)), "{error}");
+            assert!(error.to_string().contains(what), "{error}");
+        }
+        // The addresses of a process are not enough for so many.
+        let crowded = Limits {
+            concurrency: 100_000,
+            ..limits
+        };
+        let error = described("(memory 1)", &crowded).unwrap_err();
+        assert!(matches!(error, LoadError::Engine(_)), "{error}");
+    }
+
     #[test]
     fn fuel_changes_the_key_and_time_limits_do_not() {
         let plain = Limits::default();
@@ -287,8 +394,11 @@ mod tests {
             cpu_time: std::time::Duration::from_secs(1),
             ..Limits::default()
         };
-        assert_ne!(key("a", &plain).unwrap(), key("a", &fuel).unwrap());
-        assert!(is_key(&key(&sha256(b"a"), &plain).unwrap()));
+        assert_ne!(
+            key("a", World::Proxy, &plain).unwrap(),
+            key("a", World::Proxy, &fuel).unwrap()
+        );
+        assert!(is_key(&key(&sha256(b"a"), World::Proxy, &plain).unwrap()));
         for bad in [
             "",
             "-",
@@ -297,6 +407,9 @@ mod tests {
         ] {
             assert!(!is_key(bad), "{bad}");
         }
-        assert_eq!(key("a", &plain).unwrap(), key("a", &slow).unwrap());
+        assert_eq!(
+            key("a", World::Proxy, &plain).unwrap(),
+            key("a", World::Proxy, &slow).unwrap()
+        );
     }
 }

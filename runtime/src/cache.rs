@@ -107,6 +107,19 @@ pub struct Lookup {
     pub refused: Vec<CacheError>,
 }
 
+/// A compiled component that is kept.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Entry {
+    /// When it was last used.
+    pub used: SystemTime,
+    /// Its bytes.
+    pub size: u64,
+    /// What it was stored under.
+    pub key: String,
+    /// Its file in the directory.
+    pub file: String,
+}
+
 /// The files that a cache makes; all others are let alone.
 #[derive(Debug, PartialEq, Eq)]
 enum Kind<'a> {
@@ -304,6 +317,50 @@ impl Cache {
             removed += 1;
         }
         Ok(removed)
+    }
+
+    /// What is kept, from the one that has not been used for the longest time to the
+    /// one that was used last. Nothing is read of their contents.
+    ///
+    /// # Errors
+    ///
+    /// The directory cannot be read.
+    pub fn entries(&self) -> io::Result<Vec<Entry>> {
+        let mut entries = Vec::new();
+        for file in self.names()? {
+            let Some(Kind::Entry { key, .. }) = kind(&file) else {
+                continue;
+            };
+            let key = key.to_owned();
+            // Removed by a sweep in the meantime.
+            let Ok(metadata) = self.open_file(&file).and_then(|file| file.metadata()) else {
+                continue;
+            };
+            entries.push(Entry {
+                used: metadata.modified()?,
+                size: metadata.len(),
+                key,
+                file,
+            });
+        }
+        entries.sort();
+        Ok(entries)
+    }
+
+    /// Removes an entry; processes that have mapped it keep it.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system refused. That it is gone already is no error.
+    pub fn remove_entry(&self, entry: &Entry) -> io::Result<()> {
+        // Only what this lists can be meant.
+        if kind(&entry.file).is_none() {
+            return Ok(());
+        }
+        match rustix::fs::unlinkat(&self.directory, &entry.file, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Whoever stores an entry has found none, or none of use.

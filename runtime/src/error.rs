@@ -21,10 +21,13 @@ pub enum LoadError {
     Compile(String),
     /// The component has another world than the one served here.
     #[error(
-        "no export `wasi:http/incoming-handler@0.2.x`: this is not an HTTP component of \
-         world `wasi:http/proxy` (it exports: {exports})"
+        "no export `wasi:http/incoming-handler@0.2.x` or `wasi:http/handler@0.3.x`: this is \
+         not an HTTP component of world `wasi:http/proxy` or `wasi:http/service`{hint} \
+         (it exports: {exports})"
     )]
     NoHandler {
+        /// What to do about it, if that is known.
+        hint: &'static str,
         /// What it exports instead.
         exports: String,
     },
@@ -46,6 +49,15 @@ pub enum LoadError {
         import: String,
         /// The settings that would grant it.
         settings: &'static str,
+    },
+    /// It passes requests on to another component that is not there.
+    #[error(
+        "it imports `{import}`: it is made to stand before another component, and has to be \
+         composed with that one first, as by `wac plug`"
+    )]
+    NotComposed {
+        /// Full name of the interface.
+        import: String,
     },
     /// Making an instance fails.
     #[error("no instance of the component can be made: {0}")]
@@ -93,6 +105,23 @@ pub enum LoadError {
     },
 }
 
+impl LoadError {
+    /// Of a component that has only `exports`.
+    pub(crate) fn no_handler(exports: &[String]) -> Self {
+        let candidate = |name: &String| name.starts_with("wasi:http/handler@0.3.0-rc");
+        Self::NoHandler {
+            hint: match exports.iter().any(candidate) {
+                true => ", but of a release candidate of 0.3: build it anew with tools for 0.3.0",
+                false => "",
+            },
+            exports: match exports {
+                [] => "nothing".to_owned(),
+                names => names.join(", "),
+            },
+        }
+    }
+}
+
 /// Why a request failed, as logs, counters and documentation name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
@@ -112,6 +141,8 @@ pub enum Reason {
     Timeout,
     /// No instance could be had for the request.
     Overload,
+    /// Too many requests before it have failed.
+    Breaker,
     /// The process was told to quit and its drain time is over.
     Drain,
     /// The server in front did not take the response, or give the request.
@@ -120,7 +151,7 @@ pub enum Reason {
 
 impl Reason {
     /// All of them, in the order of the failure table.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::Trap,
         Self::NoResponse,
         Self::InvalidResponse,
@@ -129,6 +160,7 @@ impl Reason {
         Self::CpuTime,
         Self::Timeout,
         Self::Overload,
+        Self::Breaker,
         Self::Drain,
         Self::Delivery,
     ];
@@ -144,6 +176,7 @@ impl Reason {
             Self::CpuTime => "cpu-time",
             Self::Timeout => "timeout",
             Self::Overload => "overload",
+            Self::Breaker => "breaker",
             Self::Drain => "drain",
             Self::Delivery => "delivery",
         }
@@ -156,7 +189,9 @@ impl Reason {
                 StatusCode::INTERNAL_SERVER_ERROR
             }
             Self::Fuel | Self::CpuTime | Self::Timeout => StatusCode::GATEWAY_TIMEOUT,
-            Self::Overload | Self::Drain | Self::Delivery => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Overload | Self::Breaker | Self::Drain | Self::Delivery => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
         }
     }
 }

@@ -1,18 +1,20 @@
 //! What a guest may reach. The default is nothing.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
+use crate::coredump::CoredumpGrant;
 use crate::error::LoadError;
-use crate::host::Asking;
-use crate::host::audit::AuditLog;
+use crate::host::audit::{AuditLog, AuditTarget};
 use crate::host::dns::DnsConfig;
 use crate::host::keyvalue::KeyvalueGrant;
 use crate::host::outbound::HttpGrant;
-use crate::host::secrets::Secrets;
+use crate::host::secrets::{Redactor, Secrets};
 use crate::host::sockets::SocketGrant;
+use crate::host::{Asking, Capabilities};
 use crate::limits::MIB;
 use crate::output::Severity;
 
@@ -57,6 +59,8 @@ pub struct Grants {
     pub audit: Option<Arc<AuditLog>>,
     /// The buckets it may open.
     pub keyvalue: Option<KeyvalueGrant>,
+    /// Where a core dump of it is written when it traps.
+    pub coredumps: Option<CoredumpGrant>,
     /// Messages of `wasi:logging` that matter less are not logged.
     pub log_level: Severity,
 }
@@ -73,12 +77,36 @@ impl Default for Grants {
             secrets: None,
             audit: None,
             keyvalue: None,
+            coredumps: None,
             log_level: Severity::Info,
         }
     }
 }
 
 impl Grants {
+    /// With every interface that takes settings, and nothing behind any of them: for
+    /// trying out a component that nobody has configured yet.
+    pub fn of_all_interfaces() -> Self {
+        let log = AuditLog::new(AuditTarget::Stderr, "", Redactor::default());
+        Self {
+            secrets: Some(Secrets::new(BTreeMap::new())),
+            audit: Some(Arc::new(log)),
+            keyvalue: Some(KeyvalueGrant::default()),
+            ..Self::default()
+        }
+    }
+
+    /// Tries whether processes could use what is granted: directories and buckets.
+    /// Connects to nothing.
+    ///
+    /// # Errors
+    ///
+    /// The first that cannot be used, as [`Runtime::load`](crate::Runtime::load) finds it.
+    pub fn verify(&self) -> Result<(), LoadError> {
+        self.check()?;
+        Capabilities::new(self).map(drop)
+    }
+
     /// Checks at start what would otherwise fail at every request.
     pub(crate) fn check(&self) -> Result<(), LoadError> {
         for preopen in &self.directories {

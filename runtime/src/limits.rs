@@ -36,6 +36,26 @@ pub struct Limits {
     pub host_call: usize,
     /// Bytes of header fields that a guest may build in one field map.
     pub header_fields: usize,
+    /// Whether requests get a fresh instance each.
+    pub reuse: Reuse,
+}
+
+/// Requests that one instance may serve.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Reuse {
+    /// In all; 1 if each request is to have a fresh instance.
+    pub requests: u32,
+    /// At once. More than 1 takes a component of WASI 0.3.
+    pub concurrent: u32,
+}
+
+impl Default for Reuse {
+    fn default() -> Self {
+        Self {
+            requests: 1,
+            concurrent: 1,
+        }
+    }
 }
 
 impl Default for Limits {
@@ -52,6 +72,7 @@ impl Default for Limits {
             resources: 1_000,
             host_call: 16 * MIB,
             header_fields: 128 * 1024,
+            reuse: Reuse::default(),
         }
     }
 }

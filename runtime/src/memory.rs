@@ -33,6 +33,13 @@ impl MemoryBudget {
         }
     }
 
+    /// A further request begins, with what the last one has left allocated.
+    pub(crate) fn renew(&mut self) {
+        self.peak = self.used;
+        self.refused = None;
+        self.table_refused = None;
+    }
+
     /// The total in bytes that was refused, if any growth was.
     pub(crate) fn refused(&self) -> Option<usize> {
         self.refused

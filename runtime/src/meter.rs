@@ -12,12 +12,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use http::Response;
-use wasmtime_wasi_http::p2::bindings::http::types::ErrorCode;
-use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
-
-/// What the guest handed to `response-outparam.set`.
-pub(crate) type GuestResponse = Result<Response<HyperOutgoingBody>, ErrorCode>;
+use crate::instance::GuestResponse;
 
 /// Most that a poll is billed by the wall clock. Whatever takes longer comes to
 /// the end of an epoch, unless it is a single call into the host or one large
@@ -35,6 +30,8 @@ pub(crate) struct Meter {
     long: AtomicBool,
     /// The CPU limit was hit, and the guest interrupted for it.
     exceeded: AtomicBool,
+    /// Nothing of the guest is at work any more.
+    at_rest: AtomicBool,
     response: Mutex<Option<GuestResponse>>,
 }
 
@@ -61,8 +58,15 @@ impl Meter {
             started: Mutex::new(Started::Idle),
             long: AtomicBool::new(false),
             exceeded: AtomicBool::new(false),
+            at_rest: AtomicBool::new(false),
             response: Mutex::new(None),
         }
+    }
+
+    /// A further request begins, with all of the time.
+    pub(crate) fn renew(&self) {
+        self.spent.store(0, Ordering::Relaxed);
+        self.exceeded.store(false, Ordering::Relaxed);
     }
 
     /// A poll of the guest begins on this thread.
@@ -103,6 +107,14 @@ impl Meter {
 
     pub(crate) fn exceeded(&self) -> bool {
         self.exceeded.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_at_rest(&self) {
+        self.at_rest.store(true, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_at_rest(&self) -> bool {
+        self.at_rest.load(Ordering::Relaxed)
     }
 
     pub(crate) fn set_response(&self, response: GuestResponse) {

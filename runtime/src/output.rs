@@ -7,7 +7,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use wasmtime_wasi::cli::{IsTerminal, StdoutStream};
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamResult};
 
 use crate::host::secrets::CUT;
+use crate::request::RequestContext;
 
 /// Which of the guest's two output streams a line came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +83,9 @@ impl Severity {
     }
 }
 
+/// Most bytes taken in one write.
+const WRITE: usize = 64 * 1024;
+
 /// About the bytes that a line has in the log besides its text.
 const RECORD: usize = 128;
 
@@ -115,29 +119,55 @@ impl Volume {
 
 /// What one request writes into the log: both output streams, and messages.
 pub(crate) struct Output {
-    request: Arc<str>,
-    log: Arc<dyn GuestLog>,
+    request: RequestContext,
     volume: Arc<Mutex<Volume>>,
     line_limit: usize,
+    /// Both streams. The guest may have them for longer than a request, if its
+    /// instance serves several.
+    streams: [OutputPipe; 2],
 }
 
 impl Output {
-    pub(crate) fn new(
-        request: Arc<str>,
-        log: Arc<dyn GuestLog>,
-        limit: usize,
-        line_limit: usize,
-    ) -> Self {
+    pub(crate) fn new(request: &RequestContext, limit: usize, line_limit: usize) -> Self {
+        let volume = Arc::new(Mutex::new(Volume {
+            limit,
+            left: limit,
+            told: false,
+        }));
+        let stream = |kind| {
+            OutputPipe(Arc::new(Mutex::new(LineBuffer {
+                kind,
+                request: request.clone(),
+                volume: Arc::clone(&volume),
+                limit: line_limit,
+                line: Vec::new(),
+                cut: false,
+                since_pause: 0,
+            })))
+        };
         Self {
-            request,
-            log,
-            volume: Arc::new(Mutex::new(Volume {
-                limit,
-                left: limit,
-                told: false,
-            })),
+            request: request.clone(),
             line_limit,
+            streams: [
+                stream(OutputStreamKind::Stdout),
+                stream(OutputStreamKind::Stderr),
+            ],
+            volume,
         }
+    }
+
+    /// A further request begins, which may write up to `limit` bytes. A line
+    /// that has not ended is the last one's.
+    pub(crate) fn renew(&mut self, request: &RequestContext, limit: usize) {
+        for OutputPipe(lines) in &self.streams {
+            let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+            lines.flush_rest();
+            lines.request = request.clone();
+        }
+        let mut volume = self.volume.lock().unwrap_or_else(PoisonError::into_inner);
+        volume.left = limit;
+        volume.told = false;
+        self.request = request.clone();
     }
 
     /// Logs a message of the guest's, unless it matters less than `least`.
@@ -156,32 +186,40 @@ impl Output {
             Ok(Err(Some(told))) => told,
             Ok(Err(None)) | Err(_) => return,
         };
-        self.log.message(&self.request, severity, &text);
+        let RequestContext { id, log, .. } = &self.request;
+        log.message(id, severity, &text);
     }
 
     /// The stream to give to the guest as `kind`.
     pub(crate) fn stream(&self, kind: OutputStreamKind) -> OutputPipe {
-        OutputPipe(Arc::new(Mutex::new(LineBuffer {
-            kind,
-            request: Arc::clone(&self.request),
-            log: Arc::clone(&self.log),
-            volume: Arc::clone(&self.volume),
-            limit: self.line_limit,
-            line: Vec::new(),
-            cut: false,
-        })))
+        let [stdout, stderr] = &self.streams;
+        match kind {
+            OutputStreamKind::Stdout => stdout.clone(),
+            OutputStreamKind::Stderr => stderr.clone(),
+        }
+    }
+
+    /// The request has ended: what is left of the last lines is logged.
+    pub(crate) fn end(&self) {
+        for OutputPipe(lines) in &self.streams {
+            lines
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .flush_rest();
+        }
     }
 }
 
 /// Assembles lines of one stream. What is left is logged when it is dropped.
 struct LineBuffer {
     kind: OutputStreamKind,
-    request: Arc<str>,
-    log: Arc<dyn GuestLog>,
+    request: RequestContext,
     volume: Arc<Mutex<Volume>>,
     limit: usize,
     line: Vec<u8>,
     cut: bool,
+    /// Bytes written by a stream of WASI 0.3 since others had their turn.
+    since_pause: usize,
 }
 
 impl LineBuffer {
@@ -214,15 +252,20 @@ impl LineBuffer {
             Ok(Err(Some(told))) => told,
             Ok(Err(None)) | Err(_) => return,
         };
-        self.log.line(&self.request, self.kind, &text);
+        let RequestContext { id, log, .. } = &self.request;
+        log.line(id, self.kind, &text);
+    }
+
+    fn flush_rest(&mut self) {
+        if !self.line.is_empty() {
+            self.flush();
+        }
     }
 }
 
 impl Drop for LineBuffer {
     fn drop(&mut self) {
-        if !self.line.is_empty() {
-            self.flush();
-        }
+        self.flush_rest();
     }
 }
 
@@ -272,6 +315,7 @@ pub(crate) struct OutputPipe(Arc<Mutex<LineBuffer>>);
 impl OutputPipe {
     fn push(&self, bytes: &[u8]) {
         if let Ok(mut lines) = self.0.lock() {
+            lines.since_pause += bytes.len();
             lines.push(bytes);
         }
     }
@@ -304,7 +348,7 @@ impl OutputStream for OutputPipe {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(64 * 1024)
+        Ok(WRITE)
     }
 }
 
@@ -316,11 +360,20 @@ impl Pollable for OutputPipe {
 impl AsyncWrite for OutputPipe {
     fn poll_write(
         self: Pin<&mut Self>,
-        _cx: &mut Context<'_>,
+        cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.push(bytes);
-        Poll::Ready(Ok(bytes.len()))
+        // What comes from another stream of the host comes without the guest, and
+        // could come for ever: others have to have their turn.
+        if let Ok(mut lines) = self.0.lock()
+            && std::mem::replace(&mut lines.since_pause, 0) >= WRITE
+        {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        let taken = bytes.get(..WRITE).unwrap_or(bytes);
+        self.push(taken);
+        Poll::Ready(Ok(taken.len()))
     }
 
     fn poll_flush(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -358,12 +411,13 @@ mod tests {
 
     fn printed(limit: usize, line_limit: usize, pieces: &[&[u8]]) -> Vec<String> {
         let log = Arc::new(Lines::default());
-        let output = Output::new("id".into(), Arc::clone(&log) as _, limit, line_limit);
+        let request = RequestContext::new("id", Arc::clone(&log) as _);
+        let output = Output::new(&request, limit, line_limit);
         let pipe = output.stream(OutputStreamKind::Stdout);
         for piece in pieces {
             pipe.push(piece);
         }
-        drop(pipe);
+        drop((pipe, output));
         log.0.lock().unwrap().clone()
     }
 
@@ -403,5 +457,31 @@ mod tests {
                 "id stdout: output limit reached: 128 bytes (UNIT_WASM_OUTPUT); the rest is dropped"
             ]
         );
+    }
+
+    /// What comes from a stream of the host comes without the guest's doing.
+    #[test]
+    fn a_large_write_is_taken_in_parts_between_which_others_have_their_turn() {
+        struct Woken(std::sync::atomic::AtomicBool);
+        impl std::task::Wake for Woken {
+            fn wake(self: Arc<Self>) {
+                self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+            }
+        }
+        let request = RequestContext::new("id", Arc::new(Lines::default()));
+        let mut pipe = Output::new(&request, 1000, 100).stream(OutputStreamKind::Stdout);
+        let woken = Arc::new(Woken(false.into()));
+        let waker = Arc::clone(&woken).into();
+        let mut cx = Context::from_waker(&waker);
+        let bytes = vec![b'\n'; 3 * WRITE];
+        let mut write = || match Pin::new(&mut pipe).poll_write(&mut cx, &bytes) {
+            Poll::Ready(taken) => Some(taken.unwrap()),
+            Poll::Pending => None,
+        };
+        for _ in 0..3 {
+            assert_eq!(write(), Some(WRITE));
+            assert_eq!(write(), None);
+        }
+        assert!(woken.0.load(std::sync::atomic::Ordering::Relaxed));
     }
 }

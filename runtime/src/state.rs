@@ -4,6 +4,7 @@ use std::sync::{Arc, LazyLock};
 
 use http::HeaderName;
 use wasmtime::component::ResourceTable;
+use wasmtime_wasi::sockets::{TcpSocket, UdpSocket};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView};
 use wasmtime_wasi_http::{
     DEFAULT_FORBIDDEN_HEADERS, Error as HttpError, ForbiddenHeaderFilter, RequestOptions, WasiBody,
@@ -11,7 +12,6 @@ use wasmtime_wasi_http::{
 };
 
 use crate::grants::Grants;
-use crate::handle::RequestContext;
 use crate::host::filesystem::Quota;
 use crate::host::outbound::{self, LifeGuard};
 use crate::host::{Asking, Capabilities};
@@ -19,6 +19,7 @@ use crate::limits::Limits;
 use crate::memory::MemoryBudget;
 use crate::meter::Meter;
 use crate::output::{Output, OutputStreamKind, Severity};
+use crate::request::RequestContext;
 
 /// Pieces of a response body that a guest can be ahead of the client.
 const BODY_PIECES: usize = 8;
@@ -44,22 +45,14 @@ impl State {
         context: &RequestContext,
         meter: Arc<Meter>,
     ) -> wasmtime::Result<Self> {
-        let output = Output::new(
-            Arc::clone(&context.id),
-            Arc::clone(&context.log),
-            limits.output,
-            limits.output_line,
-        );
+        let output = Output::new(context, limits.output, limits.output_line);
         let mut wasi = WasiCtx::builder();
         wasi.stdout(output.stream(OutputStreamKind::Stdout))
             .stderr(output.stream(OutputStreamKind::Stderr))
             .max_random_size(limits.host_call as u64);
 
-        let asking = Arc::new(Asking::new(
-            Arc::clone(&context.id),
-            Arc::clone(&context.log),
-            Arc::clone(&capabilities.socket_room),
-        ));
+        let room = Arc::clone(&capabilities.socket_room);
+        let asking = Arc::new(Asking::new(context.clone(), room));
         grants.apply(&mut wasi, &asking)?;
         let quota = Arc::new(Quota::new(grants.write_quota, Arc::clone(&asking)));
         let mut table = ResourceTable::new();
@@ -85,6 +78,26 @@ impl State {
 }
 
 impl State {
+    /// A further request begins, for which counting starts anew.
+    pub(crate) fn renew(
+        &mut self,
+        limits: &Limits,
+        context: &RequestContext,
+        meter: Arc<Meter>,
+        alone: bool,
+    ) {
+        self.meter = meter;
+        self.memory.renew();
+        self.output.renew(context, limits.output);
+        let sockets = alone.then(|| {
+            let resources = self.table.iter_mut();
+            let sockets = resources.filter(|r| r.is::<TcpSocket>() || r.is::<UdpSocket>());
+            u32::try_from(sockets.count()).unwrap_or(u32::MAX)
+        });
+        self.hooks.asking.renew(context, sockets);
+        self.quota.renew();
+    }
+
     /// What calls of `wasi:keyvalue` need.
     pub(crate) fn keyvalue(&mut self) -> (&mut ResourceTable, &Hooks) {
         (&mut self.table, &self.hooks)
@@ -143,7 +156,7 @@ impl WasiHttpHooks for Hooks {
 
     fn send_request(
         &mut self,
-        request: http::Request<WasiBody>,
+        mut request: http::Request<WasiBody>,
         options: Option<RequestOptions>,
         _body_error: Box<dyn Future<Output = Result<(), HttpError>> + Send>,
     ) -> Box<dyn Future<Output = SentRequest> + Send> {
@@ -152,6 +165,9 @@ impl WasiHttpHooks for Hooks {
             self.asking.notice(Severity::Warn, &text);
             return Box::new(async { Err(HttpError::HttpRequestDenied) });
         };
+        if let Some(trace) = self.asking.who().trace {
+            trace.continue_in(request.headers_mut());
+        }
         let sent = http.send(&self.asking, self.life.life(), request, options);
         // Tasks of their own drive connections.
         Box::new(async {
@@ -166,6 +182,10 @@ impl WasiHttpHooks for Hooks {
     }
 
     fn p2_outgoing_body_chunk_size(&mut self) -> usize {
+        BODY_PIECE
+    }
+
+    fn p3_outgoing_body_chunk_size(&mut self) -> usize {
         BODY_PIECE
     }
 }

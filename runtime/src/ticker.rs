@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::thread::{self, JoinHandle, Thread};
+use std::thread::{self, Thread};
 use std::time::Duration;
 
 use wasmtime::Engine;
@@ -22,11 +22,11 @@ struct Shared {
     stop: AtomicBool,
 }
 
-/// Handle on the thread; dropping it ends the thread.
+/// Handle on the thread. When it is dropped the thread ends with the last guest
+/// that still runs, which nothing else would stop.
 pub(crate) struct Ticker {
     shared: Arc<Shared>,
     thread: Thread,
-    join: Option<JoinHandle<()>>,
 }
 
 /// A request in flight: while one lives, epochs advance.
@@ -49,7 +49,6 @@ impl Ticker {
         Ok(Self {
             shared,
             thread: join.thread().clone(),
-            join: Some(join),
         })
     }
 
@@ -77,21 +76,20 @@ impl Drop for Ticker {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
         self.thread.unpark();
-        if let Some(join) = self.join.take() {
-            // The thread does nothing that could panic; nothing to report.
-            let _ = join.join();
-        }
     }
 }
 
 fn run(shared: &Shared, engine: &Engine) {
     let mut idle = 0;
-    while !shared.stop.load(Ordering::SeqCst) {
+    loop {
         thread::sleep(TICK);
         engine.increment_epoch();
         if shared.active.load(Ordering::SeqCst) > 0 {
             idle = 0;
             continue;
+        }
+        if shared.stop.load(Ordering::SeqCst) {
+            return;
         }
         idle += 1;
         if idle < IDLE_TICKS {

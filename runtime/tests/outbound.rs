@@ -24,7 +24,7 @@ use http::Request;
 use http_body_util::BodyExt;
 use nxt_wasm_runtime::{
     Grants, GuestLog, HttpGrant, Limits, OutputStreamKind, Reason, RequestBody, RequestContext,
-    Runtime, Severity, artifact,
+    Runtime, Severity, World, artifact,
 };
 use peers::{Peer, answer, until};
 
@@ -62,9 +62,10 @@ impl Guest {
         };
         // Outside of the test's own tokio runtime, as describing needs one.
         let compile = || {
-            let bytes = artifact::compile(&component, &limits).unwrap();
+            let bytes = artifact::compile(&component, World::Proxy, &limits).unwrap();
             // SAFETY: just compiled, under the same limits.
-            let description = unsafe { artifact::describe(&bytes, &limits, &grants) }.unwrap();
+            let description =
+                unsafe { artifact::describe(&bytes, World::Proxy, &limits, &grants) }.unwrap();
             (bytes, description)
         };
         let (bytes, description) = std::thread::scope(|s| s.spawn(compile).join()).unwrap();
@@ -88,10 +89,7 @@ impl Guest {
             .uri(format!("http://localhost{path}"))
             .body(RequestBody::empty())
             .unwrap();
-        let context = RequestContext {
-            id: "r1".into(),
-            log: Arc::clone(&self.notices) as _,
-        };
+        let context = RequestContext::new("r1", Arc::clone(&self.notices) as _);
         let response = self.runtime.handle(request, context).await?;
         let bytes = response.into_body().collect().await?.to_bytes();
         Ok(String::from_utf8(bytes.to_vec()).unwrap())

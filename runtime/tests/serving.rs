@@ -9,126 +9,23 @@
     reason = "tests may fail loudly"
 )]
 
-use std::fs::File;
-use std::io::Write;
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+mod lab;
+
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode};
+use http::StatusCode;
 use http_body_util::BodyExt;
-use nxt_wasm_runtime::{
-    Failure, Grants, GuestBody, GuestLog, Limits, OutputStreamKind, Reason, RequestBody,
-    RequestContext, Runtime, Severity, artifact,
-};
+use lab::{Lab, quick};
+use nxt_wasm_runtime::{Grants, Limits, Reason, RequestBody, World, artifact};
 
-fn lab() -> Vec<u8> {
-    let path = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../tests/guests/lab/lab.wasm");
-    std::fs::read(path).unwrap()
-}
-
-/// Compiles and loads the lab guest.
-fn load(limits: Limits, grants: Grants) -> Runtime {
-    // Outside of the test's own tokio runtime, as describing needs one.
-    let compile = || {
-        let bytes = artifact::compile(&lab(), &limits).unwrap();
-        // SAFETY: just compiled, under the same limits.
-        let description = unsafe { artifact::describe(&bytes, &limits, &grants) }.unwrap();
-        (bytes, description)
-    };
-    let (bytes, description) = std::thread::scope(|s| s.spawn(compile).join()).unwrap();
-    let fd = rustix::fs::memfd_create("artifact", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
-    let mut file = File::from(fd);
-    file.write_all(&bytes).unwrap();
-    // SAFETY: as above, and nobody else has the file.
-    unsafe { Runtime::load(&file, &description, limits, grants) }.unwrap()
-}
-
-#[derive(Default)]
-struct Lines(Mutex<Vec<String>>);
-
-impl GuestLog for Lines {
-    fn line(&self, request: &str, stream: OutputStreamKind, text: &str) {
-        let line = format!("{request} {}: {text}", stream.as_str());
-        self.0.lock().unwrap().push(line);
-    }
-
-    fn message(&self, request: &str, severity: Severity, text: &str) {
-        let line = format!("{request} {severity:?} message: {text}");
-        self.0.lock().unwrap().push(line);
-    }
-
-    fn notice(&self, request: &str, severity: Severity, text: &str) {
-        let line = format!("{request} {severity:?}: {text}");
-        self.0.lock().unwrap().push(line);
-    }
-}
-
-struct Lab {
-    runtime: Runtime,
-    lines: Arc<Lines>,
-}
-
-impl Lab {
-    fn new(limits: Limits) -> Self {
-        Self {
-            runtime: load(limits, Grants::default()),
-            lines: Arc::default(),
-        }
-    }
-
-    async fn ask(&self, path: &str) -> Result<http::Response<GuestBody>, Failure> {
-        self.send(path, RequestBody::empty()).await
-    }
-
-    async fn send(
-        &self,
-        path: &str,
-        body: RequestBody,
-    ) -> Result<http::Response<GuestBody>, Failure> {
-        let request = Request::builder()
-            .uri(format!("http://localhost{path}"))
-            .body(body)
-            .unwrap();
-        let context = RequestContext {
-            id: "r1".into(),
-            log: Arc::clone(&self.lines) as _,
-        };
-        self.runtime.handle(request, context).await
-    }
-
-    async fn text(&self, path: &str) -> String {
-        let response = self.ask(path).await.unwrap();
-        let bytes = response.into_body().collect().await.unwrap().to_bytes();
-        String::from_utf8(bytes.to_vec()).unwrap()
-    }
-
-    async fn failure(&self, path: &str) -> Failure {
-        match self.ask(path).await {
-            Err(failure) => failure,
-            Ok(response) => response
-                .into_body()
-                .collect()
-                .await
-                .map(|body| body.to_bytes())
-                .expect_err("the guest should have failed"),
-        }
-    }
-}
-
-fn quick() -> Limits {
-    Limits {
-        cpu_time: Duration::from_millis(100),
-        timeout: Duration::from_secs(3),
-        memory: 64 << 20,
-        ..Limits::default()
-    }
+fn proxy(limits: Limits) -> Lab {
+    Lab::of(World::Proxy, limits)
 }
 
 #[tokio::test(flavor = "current_thread")]
 async fn every_request_has_an_instance_of_its_own() {
-    let lab = Lab::new(quick());
+    let lab = proxy(quick());
     for _ in 0..3 {
         assert_eq!(lab.text("/counter").await, "1\n");
     }
@@ -136,7 +33,7 @@ async fn every_request_has_an_instance_of_its_own() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn bodies_stream_through() {
-    let lab = Lab::new(Limits::default());
+    let lab = proxy(Limits::default());
     let data: Bytes = (0..3_000_000_u32).map(|i| (i % 253) as u8).collect();
     let response = lab
         .send("/echo", RequestBody::Bytes(data.clone()))
@@ -152,7 +49,7 @@ async fn bodies_stream_through() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn failures_have_their_reasons() {
-    let lab = Lab::new(quick());
+    let lab = proxy(quick());
     for (path, reason, detail) in [
         ("/panic", Reason::Trap, "unreachable"),
         ("/trap", Reason::Trap, "unreachable"),
@@ -181,7 +78,7 @@ async fn fuel_is_exact() {
         fuel: Some(100_000_000),
         ..quick()
     };
-    let lab = Lab::new(limits.clone());
+    let lab = proxy(limits.clone());
     let mut used = Vec::new();
     for _ in 0..3 {
         let mut body = lab.ask("/sha256").await.unwrap().into_body();
@@ -195,12 +92,12 @@ async fn fuel_is_exact() {
     );
 
     let exact = used[0];
-    let enough = Lab::new(Limits {
+    let enough = proxy(Limits {
         fuel: Some(exact),
         ..limits.clone()
     });
     enough.text("/sha256").await;
-    let short = Lab::new(Limits {
+    let short = proxy(Limits {
         fuel: Some(exact / 2),
         ..limits
     });
@@ -210,7 +107,7 @@ async fn fuel_is_exact() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_spinning_guest_lets_others_run() {
-    let lab = Lab::new(Limits {
+    let lab = proxy(Limits {
         cpu_time: Duration::from_secs(2),
         timeout: Duration::from_secs(10),
         ..quick()
@@ -236,7 +133,7 @@ async fn a_spinning_guest_lets_others_run() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn waiting_does_not_cost_cpu_time() {
-    let lab = Lab::new(Limits {
+    let lab = proxy(Limits {
         cpu_time: Duration::from_millis(200),
         timeout: Duration::from_secs(5),
         ..quick()
@@ -249,7 +146,7 @@ async fn waiting_does_not_cost_cpu_time() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn no_slot_left_is_overload_and_slots_come_back() {
-    let lab = Lab::new(Limits {
+    let lab = proxy(Limits {
         concurrency: 2,
         ..quick()
     });
@@ -265,7 +162,7 @@ async fn no_slot_left_is_overload_and_slots_come_back() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn output_goes_to_the_log_and_nothing_else_is_granted() {
-    let lab = Lab::new(quick());
+    let lab = proxy(quick());
     lab.text("/stdout?text=hello%1b%5b31m&count=2").await;
     let lines = lab.lines.0.lock().unwrap().clone();
     assert_eq!(
@@ -285,11 +182,13 @@ async fn output_goes_to_the_log_and_nothing_else_is_granted() {
 #[test]
 fn components_that_cannot_be_served() {
     let limits = Limits::default();
-    let compiled = |wat: &str| artifact::compile(&wat::parse_str(wat).unwrap(), &limits);
+    let compiled =
+        |wat: &str| artifact::compile(&wat::parse_str(wat).unwrap(), World::Proxy, &limits);
     let described = |wat: &str| {
         let bytes = compiled(wat).unwrap();
         // SAFETY: just compiled, under the same limits.
-        unsafe { artifact::describe(&bytes, &limits, &Grants::default()) }.unwrap_err()
+        unsafe { artifact::describe(&bytes, World::Proxy, &limits, &Grants::default()) }
+            .unwrap_err()
     };
     let core = compiled("(module)").unwrap_err();
     assert!(
@@ -316,8 +215,9 @@ fn components_that_cannot_be_served() {
         memory: 256 << 10,
         ..limits.clone()
     };
-    let bytes = artifact::compile(&lab(), &small).unwrap();
+    let bytes = artifact::compile(&lab::guest(World::Proxy), World::Proxy, &small).unwrap();
     // SAFETY: just compiled, under the same limits.
-    let big = unsafe { artifact::describe(&bytes, &small, &Grants::default()) }.unwrap_err();
+    let big = unsafe { artifact::describe(&bytes, World::Proxy, &small, &Grants::default()) }
+        .unwrap_err();
     assert!(big.to_string().contains("UNIT_WASM_MEMORY"), "{big}");
 }

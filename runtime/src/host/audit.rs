@@ -132,7 +132,7 @@ impl AuditLog {
         if !Asking::count(&asking.audit_records, RECORDS) {
             return Err(Error::TooMany);
         }
-        let record = self.record(&asking.id, event);
+        let record = self.record(&asking.who().id, event);
         // Control characters take six times their room.
         if record.len() > RECORD {
             return Err(Error::TooLarge);

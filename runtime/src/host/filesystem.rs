@@ -24,7 +24,7 @@ use crate::state::State;
 
 /// What a new directory entry counts: about what it takes on a disk, so that
 /// empty files in great number end somewhere too.
-const ENTRY: u64 = 4096;
+pub(super) const ENTRY: u64 = 4096;
 
 const NAME: &str = "wasi:filesystem/types@0.2.12";
 
@@ -46,8 +46,14 @@ impl Quota {
         }
     }
 
+    /// A further request begins.
+    pub fn renew(&self) {
+        self.left.store(self.limit, Ordering::Relaxed);
+        self.told.store(false, Ordering::Relaxed);
+    }
+
     /// Takes `bytes` of what is left, or nothing.
-    fn take(&self, bytes: u64) -> bool {
+    pub fn take(&self, bytes: u64) -> bool {
         let taken = self
             .left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
@@ -66,7 +72,7 @@ impl Quota {
     }
 
     /// Gives back what was not written after all.
-    fn give_back(&self, bytes: u64) {
+    pub fn give_back(&self, bytes: u64) {
         self.left.fetch_add(bytes, Ordering::Relaxed);
     }
 

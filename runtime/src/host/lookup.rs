@@ -10,10 +10,11 @@ use std::vec;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use wasmtime::StoreContextMut;
-use wasmtime::component::{Linker, Resource, ResourceType};
+use wasmtime::component::{Accessor, Linker, Resource, ResourceType};
 use wasmtime_wasi::WasiView;
 use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, IpAddress, Network};
 use wasmtime_wasi::p2::{DynPollable, Pollable, subscribe};
+use wasmtime_wasi::p3::bindings::sockets as p3;
 
 use crate::host::Asking;
 use crate::host::dns::{ResolveError, Resolver};
@@ -36,43 +37,114 @@ pub(crate) struct Lookups {
     pub in_flight: Arc<Semaphore>,
 }
 
-/// One name that was asked for.
-enum Answer {
-    Waiting(JoinHandle<Result<Vec<IpAddr>, ResolveError>>),
-    There(Result<vec::IntoIter<IpAddr>, ErrorCode>),
+/// A name being looked up. Ends when it is dropped.
+struct Lookup(JoinHandle<Result<Vec<IpAddr>, ResolveError>>);
+
+impl Drop for Lookup {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
-impl Drop for Answer {
-    fn drop(&mut self) {
-        if let Self::Waiting(task) = self {
-            task.abort();
+impl Lookup {
+    async fn end(&mut self) -> Result<Vec<IpAddr>, Code> {
+        match (&mut self.0).await {
+            Ok(answer) => answer.map_err(|error| Code::from(&error)),
+            // The event loop is ending.
+            Err(_) => Err(Code::Temporary),
         }
     }
+}
+
+/// Why there is no answer, as both versions of WASI have it.
+#[derive(Clone, Copy)]
+enum Code {
+    InvalidArgument,
+    AccessDenied,
+    Unresolvable,
+    Temporary,
+    Permanent,
+}
+
+impl From<&ResolveError> for Code {
+    fn from(error: &ResolveError) -> Self {
+        match error {
+            ResolveError::NotAName(_) => Self::InvalidArgument,
+            ResolveError::NoAddress | ResolveError::Refused("NXDOMAIN") => Self::Unresolvable,
+            ResolveError::Timeout | ResolveError::Refused("SERVFAIL") => Self::Temporary,
+            ResolveError::Refused(_) | ResolveError::Failed(_) => Self::Permanent,
+        }
+    }
+}
+
+impl From<Code> for ErrorCode {
+    fn from(code: Code) -> Self {
+        match code {
+            Code::InvalidArgument => Self::InvalidArgument,
+            Code::AccessDenied => Self::AccessDenied,
+            Code::Unresolvable => Self::NameUnresolvable,
+            Code::Temporary => Self::TemporaryResolverFailure,
+            Code::Permanent => Self::PermanentResolverFailure,
+        }
+    }
+}
+
+impl From<Code> for p3::ip_name_lookup::ErrorCode {
+    fn from(code: Code) -> Self {
+        match code {
+            Code::InvalidArgument => Self::InvalidArgument,
+            Code::AccessDenied => Self::AccessDenied,
+            Code::Unresolvable => Self::NameUnresolvable,
+            Code::Temporary => Self::TemporaryResolverFailure,
+            Code::Permanent => Self::PermanentResolverFailure,
+        }
+    }
+}
+
+/// Begins to look `name` up for a guest, if it may.
+fn begin(state: &State, name: String) -> Result<Lookup, Code> {
+    let hooks = &state.hooks;
+    let lookups = hooks.capabilities.lookups.as_ref();
+    let allowed = |lookups: &&Lookups| {
+        // An address is its own name; what becomes of it is checked later.
+        name.parse::<IpAddr>().is_ok() || lookups.allowed.iter().any(|rule| rule.matches(&name))
+    };
+    if name.parse::<IpAddr>().is_err() && host_name(&name).is_err() {
+        return Err(Code::InvalidArgument);
+    }
+    let Some(lookups) = lookups.filter(allowed) else {
+        let text = format!("looking up {name:?} refused: UNIT_WASM_ALLOW_DNS would need {name}");
+        hooks.asking.notice(Severity::Warn, &text);
+        return Err(Code::AccessDenied);
+    };
+    if !Asking::count(&hooks.asking.lookups, LOOKUPS) {
+        let text = format!("looking up {name} refused: {LOOKUPS} names have been (fixed)");
+        hooks.asking.notice(Severity::Warn, &text);
+        return Err(Code::Temporary);
+    }
+    let (resolver, in_flight) = (
+        Arc::clone(&lookups.resolver),
+        Arc::clone(&lookups.in_flight),
+    );
+    Ok(Lookup(tokio::spawn(async move {
+        // It is never closed; without a permit the lookup would only be early.
+        let _permit = in_flight.acquire().await;
+        resolver.lookup(&name).await
+    })))
+}
+
+/// One name that was asked for.
+enum Answer {
+    Waiting(Lookup),
+    There(Result<vec::IntoIter<IpAddr>, Code>),
 }
 
 #[wasmtime_wasi::async_trait]
 impl Pollable for Answer {
     async fn ready(&mut self) {
-        if let Self::Waiting(task) = self {
-            let answer = match task.await {
-                Ok(Ok(addresses)) => Ok(addresses.into_iter()),
-                Ok(Err(error)) => Err(code(&error)),
-                // The event loop is ending.
-                Err(_) => Err(ErrorCode::TemporaryResolverFailure),
-            };
-            *self = Self::There(answer);
+        if let Self::Waiting(lookup) = self {
+            *self = Self::There(lookup.end().await.map(Vec::into_iter));
         }
-    }
-}
-
-fn code(error: &ResolveError) -> ErrorCode {
-    match error {
-        ResolveError::NotAName(_) => ErrorCode::InvalidArgument,
-        ResolveError::NoAddress | ResolveError::Refused("NXDOMAIN") => ErrorCode::NameUnresolvable,
-        ResolveError::Timeout | ResolveError::Refused("SERVFAIL") => {
-            ErrorCode::TemporaryResolverFailure
-        }
-        ResolveError::Refused(_) | ResolveError::Failed(_) => ErrorCode::PermanentResolverFailure,
     }
 }
 
@@ -86,36 +158,13 @@ fn resolve_addresses(
     let state = store.data_mut();
     // The handle is the right to ask.
     WasiView::ctx(state).table.get(&network)?;
-    let hooks = &state.hooks;
-    let lookups = hooks.capabilities.lookups.as_ref();
-    let allowed = |lookups: &&Lookups| {
-        // An address is its own name; what becomes of it is checked later.
-        name.parse::<IpAddr>().is_ok() || lookups.allowed.iter().any(|rule| rule.matches(&name))
-    };
-    if name.parse::<IpAddr>().is_err() && host_name(&name).is_err() {
-        return Ok((Err(ErrorCode::InvalidArgument),));
+    match begin(state, name) {
+        Ok(lookup) => {
+            let answer = WasiView::ctx(state).table.push(Answer::Waiting(lookup))?;
+            Ok((Ok(answer),))
+        }
+        Err(code) => Ok((Err(code.into()),)),
     }
-    let Some(lookups) = lookups.filter(allowed) else {
-        let text = format!("looking up {name:?} refused: UNIT_WASM_ALLOW_DNS would need {name}");
-        hooks.asking.notice(Severity::Warn, &text);
-        return Ok((Err(ErrorCode::AccessDenied),));
-    };
-    if !Asking::count(&hooks.asking.lookups, LOOKUPS) {
-        let text = format!("looking up {name} refused: {LOOKUPS} names have been (fixed)");
-        hooks.asking.notice(Severity::Warn, &text);
-        return Ok((Err(ErrorCode::TemporaryResolverFailure),));
-    }
-    let (resolver, in_flight) = (
-        Arc::clone(&lookups.resolver),
-        Arc::clone(&lookups.in_flight),
-    );
-    let task = tokio::spawn(async move {
-        // It is never closed; without a permit the lookup would only be early.
-        let _permit = in_flight.acquire().await;
-        resolver.lookup(&name).await
-    });
-    let answer = WasiView::ctx(state).table.push(Answer::Waiting(task))?;
-    Ok((Ok(answer),))
 }
 
 fn resolve_next_address(
@@ -125,7 +174,7 @@ fn resolve_next_address(
     let next = match WasiView::ctx(store.data_mut()).table.get_mut(&answer)? {
         Answer::Waiting(_) => Err(ErrorCode::WouldBlock),
         Answer::There(Ok(addresses)) => Ok(addresses.next().map(IpAddress::from)),
-        Answer::There(Err(code)) => Err(*code),
+        Answer::There(Err(code)) => Err((*code).into()),
     };
     Ok((next,))
 }
@@ -157,4 +206,28 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     )?;
     linker.allow_shadowing(false);
     Ok(())
+}
+
+/// The same for WASI 0.3.
+pub(super) fn link_service(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    linker.allow_shadowing(true);
+    linker
+        .instance("wasi:sockets/ip-name-lookup@0.3.0")?
+        .func_wrap_concurrent(
+            "resolve-addresses",
+            |accessor: &Accessor<State>, (name,): (String,)| {
+                Box::pin(async move { Ok((resolve(accessor, name).await,)) })
+            },
+        )?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+async fn resolve(
+    accessor: &Accessor<State>,
+    name: String,
+) -> Result<Vec<p3::types::IpAddress>, p3::ip_name_lookup::ErrorCode> {
+    let mut lookup = accessor.with(|mut access| begin(access.data_mut(), name))?;
+    let addresses = lookup.end().await?;
+    Ok(addresses.into_iter().map(Into::into).collect())
 }

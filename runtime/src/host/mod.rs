@@ -7,20 +7,22 @@
 pub(crate) mod audit;
 mod config;
 pub(crate) mod dns;
-mod event_loop;
+pub(crate) mod event_loop;
 pub(crate) mod filesystem;
+mod filesystem_service;
 pub mod keyvalue;
 mod logging;
 mod lookup;
 pub(crate) mod net;
 pub(crate) mod outbound;
+mod relay;
 pub(crate) mod secrets;
 pub(crate) mod sockets;
 #[cfg(test)]
 pub(crate) mod test_peers;
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::sync::Semaphore;
 use wasmtime::component::{ComponentType, Linker, Lower};
@@ -32,9 +34,11 @@ use crate::host::dns::Resolver;
 use crate::host::lookup::Lookups;
 use crate::host::outbound::Outbound;
 use crate::host::secrets::Secrets;
-use crate::host::sockets::SocketRoom;
-use crate::output::{GuestLog, Severity, shown_text};
+use crate::host::sockets::{SocketGrant, SocketRoom};
+use crate::output::{Severity, shown_text};
+use crate::request::RequestContext;
 use crate::state::State;
+use crate::world::World;
 
 /// What a process has to serve the host calls of all its guests.
 pub(crate) struct Capabilities {
@@ -49,6 +53,8 @@ pub(crate) struct Capabilities {
     pub keyvalue: Option<Arc<keyvalue::Keyvalue>>,
     /// Looks up names.
     pub lookups: Option<Lookups>,
+    /// Which sockets are of use.
+    pub sockets: Arc<SocketGrant>,
     /// For sockets.
     pub socket_room: Arc<SocketRoom>,
 }
@@ -74,6 +80,7 @@ impl Capabilities {
             log_level: grants.log_level,
             keyvalue: keyvalue.transpose()?.map(Arc::new),
             lookups,
+            sockets: Arc::clone(&grants.sockets),
             socket_room: Arc::new(SocketRoom::new()),
         })
     }
@@ -88,6 +95,7 @@ impl Capabilities {
             http: None,
             keyvalue: None,
             lookups: None,
+            sockets: Arc::default(),
             socket_room: Arc::new(SocketRoom::new()),
         }
     }
@@ -127,9 +135,13 @@ const INTERFACES: &[Interface] = &[
     },
 ];
 
-/// Adds the interfaces of `grants` to what a component may import, beside WASI,
-/// which `linker` has already.
-pub(crate) fn link(linker: &mut Linker<State>, grants: &Grants) -> wasmtime::Result<()> {
+/// Adds the interfaces of `grants` to what a component of `world` may import,
+/// beside WASI, which `linker` has already.
+pub(crate) fn link(
+    linker: &mut Linker<State>,
+    world: World,
+    grants: &Grants,
+) -> wasmtime::Result<()> {
     for interface in INTERFACES.iter().filter(|i| (i.is_granted)(grants)) {
         (interface.link)(linker)?;
     }
@@ -138,8 +150,13 @@ pub(crate) fn link(linker: &mut Linker<State>, grants: &Grants) -> wasmtime::Res
     outbound::link(linker)?;
     lookup::link(linker)?;
     sockets::link(linker)?;
-    outbound::link(linker)?;
-    filesystem::link(linker)
+    filesystem::link(linker)?;
+    if world == World::Service {
+        lookup::link_service(linker)?;
+        sockets::link_service(linker)?;
+        filesystem_service::link(linker)?;
+    }
+    Ok(())
 }
 
 /// The settings that would grant the import `name`, if it is an interface that
@@ -185,9 +202,8 @@ const NOTICE: usize = 1024;
 
 /// One request, as its host calls see it.
 pub(crate) struct Asking {
-    /// The request's id.
-    pub id: Arc<str>,
-    log: Arc<dyn GuestLog>,
+    /// Changes if one instance serves several requests.
+    who: Mutex<RequestContext>,
     notices: AtomicU32,
     /// Sockets it has made, and those of all requests.
     pub sockets: AtomicU32,
@@ -196,6 +212,8 @@ pub(crate) struct Asking {
     pub lookups: AtomicU32,
     /// Outbound HTTP requests it has sent.
     pub http_requests: AtomicU32,
+    /// Streams of files that it has open.
+    pub file_streams: AtomicU32,
     /// Records it has put into the audit log.
     pub audit_records: AtomicU32,
     /// What it has done with buckets.
@@ -210,15 +228,15 @@ impl Drop for Asking {
 }
 
 impl Asking {
-    pub fn new(id: Arc<str>, log: Arc<dyn GuestLog>, socket_room: Arc<SocketRoom>) -> Self {
+    pub fn new(who: RequestContext, socket_room: Arc<SocketRoom>) -> Self {
         Self {
-            id,
-            log,
+            who: Mutex::new(who),
             socket_room,
             sockets: AtomicU32::new(0),
             lookups: AtomicU32::new(0),
             http_requests: AtomicU32::new(0),
             audit_records: AtomicU32::new(0),
+            file_streams: AtomicU32::new(0),
             keyvalue: keyvalue::Used::default(),
             notices: AtomicU32::new(0),
         }
@@ -226,8 +244,36 @@ impl Asking {
 
     /// A request of a process of its own.
     #[cfg(test)]
-    pub fn alone(id: &str, log: Arc<dyn GuestLog>) -> Self {
-        Self::new(id.into(), log, Arc::new(SocketRoom::new()))
+    pub fn alone(id: &str, log: Arc<dyn crate::output::GuestLog>) -> Self {
+        let who = RequestContext::new(id, log);
+        Self::new(who, Arc::new(SocketRoom::new()))
+    }
+
+    /// The request, for the log.
+    pub fn who(&self) -> RequestContext {
+        let who = self.who.lock();
+        who.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// A further request begins, for which counting starts anew. `sockets` have
+    /// been left open by the ones before, if that is known.
+    pub fn renew(&self, who: &RequestContext, sockets: Option<u32>) {
+        *self.who.lock().unwrap_or_else(PoisonError::into_inner) = who.clone();
+        if let Some(sockets) = sockets {
+            let made = self.sockets.load(Ordering::Relaxed);
+            let left = sockets.min(made);
+            self.sockets.store(left, Ordering::Relaxed);
+            self.socket_room.give_back(made - left);
+        }
+        for counter in [
+            &self.notices,
+            &self.lookups,
+            &self.http_requests,
+            &self.audit_records,
+        ] {
+            counter.store(0, Ordering::Relaxed);
+        }
+        self.keyvalue.renew();
     }
 
     /// Tells the operator something about this request, with control characters
@@ -240,13 +286,14 @@ impl Asking {
             self.notices.store(NOTICES + 1, Ordering::Relaxed);
             return;
         }
+        let RequestContext { id, log, .. } = self.who();
         if told == NOTICES {
             let text = "further notices about this request are not logged";
-            return self.log.notice(&self.id, Severity::Warn, text);
+            return log.notice(&id, Severity::Warn, text);
         }
         let shown = text.floor_char_boundary(NOTICE);
         let text = shown_text(text.as_bytes(), shown, shown < text.len());
-        self.log.notice(&self.id, severity, &text);
+        log.notice(&id, severity, &text);
     }
 
     /// Counts one more in `counter`. False if there have been `limit` already.

@@ -9,17 +9,20 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use rustix::process::{Resource, getrlimit};
+use rustix::process::getrlimit;
 use wasmtime::StoreContextMut;
-use wasmtime::component::Linker;
+use wasmtime::component::{Access, Linker, Resource, StreamReader};
 use wasmtime_wasi::WasiCtxBuilder;
 use wasmtime_wasi::p2::SocketError;
 use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, IpAddressFamily};
 use wasmtime_wasi::p2::bindings::sockets::{tcp_create_socket, udp_create_socket};
-use wasmtime_wasi::sockets::{SocketAddrUse, WasiSocketsView as _};
+use wasmtime_wasi::p3::bindings::sockets::types as p3;
+use wasmtime_wasi::p3::bindings::sockets::types::HostTcpSocketWithStore as _;
+use wasmtime_wasi::sockets::{SocketAddrUse, TcpSocket, WasiSockets, WasiSocketsView as _};
 
 use crate::host::Asking;
 use crate::host::net::{AddressRule, NameRule, RuleError};
+use crate::host::relay::paced;
 use crate::output::Severity;
 use crate::state::State;
 
@@ -90,6 +93,8 @@ impl SocketGrant {
 
     fn check(&self, address: SocketAddr, usage: SocketAddrUse, asking: &Asking) -> bool {
         match self.verdict(address, usage) {
+            // What is accepted is a socket as well.
+            Verdict::Allowed if matches!(usage, SocketAddrUse::TcpAccept) => room(asking).is_ok(),
             Verdict::Allowed => true,
             Verdict::Dropped => false,
             Verdict::Refused {
@@ -161,7 +166,9 @@ pub(crate) struct SocketRoom {
 impl SocketRoom {
     /// Half of the descriptors that this process may have.
     pub fn new() -> Self {
-        let limit = getrlimit(Resource::Nofile).maximum.unwrap_or(1 << 20);
+        let limit = getrlimit(rustix::process::Resource::Nofile)
+            .maximum
+            .unwrap_or(1 << 20);
         Self {
             made: AtomicU32::new(0),
             most: u32::try_from(limit / 2).unwrap_or(u32::MAX),
@@ -174,19 +181,40 @@ impl SocketRoom {
     }
 }
 
+#[derive(Clone, Copy)]
+enum Protocol {
+    Tcp,
+    Udp,
+}
+
 /// Counts a socket that the guest wants to make.
-fn count(state: &State) -> Result<(), ErrorCode> {
+fn count(state: &State, protocol: Protocol) -> Result<(), ErrorCode> {
     let hooks = &state.hooks;
-    let room = &hooks.asking.socket_room;
+    let grant = &hooks.capabilities.sockets;
+    let (rules, setting) = match protocol {
+        Protocol::Tcp => (&grant.tcp, "UNIT_WASM_ALLOW_TCP"),
+        Protocol::Udp => (&grant.udp, "UNIT_WASM_ALLOW_UDP"),
+    };
+    if rules.is_empty() {
+        // Which address it is for is not known yet, and will not be asked for.
+        let text = format!("a socket is of no use to the guest: {setting} names no address");
+        hooks.asking.notice(Severity::Warn, &text);
+    }
+    room(&hooks.asking)
+}
+
+/// Takes room for a socket.
+fn room(asking: &Asking) -> Result<(), ErrorCode> {
+    let room = &asking.socket_room;
     if !Asking::count(&room.made, room.most) {
         let text = "a socket refused: the guests of this process have half of its descriptors";
-        hooks.asking.notice(Severity::Error, text);
+        asking.notice(Severity::Error, text);
         return Err(ErrorCode::NewSocketLimit);
     }
-    if !Asking::count(&hooks.asking.sockets, SOCKETS) {
+    if !Asking::count(&asking.sockets, SOCKETS) {
         room.give_back(1);
         let text = format!("a socket refused: the request has made {SOCKETS} (fixed)");
-        hooks.asking.notice(Severity::Warn, &text);
+        asking.notice(Severity::Warn, &text);
         return Err(ErrorCode::NewSocketLimit);
     }
     Ok(())
@@ -211,6 +239,7 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
             "create-tcp-socket",
             |mut store: StoreContextMut<'_, State>, (family,): (IpAddressFamily,)| match count(
                 store.data(),
+                Protocol::Tcp,
             ) {
                 Ok(()) => made(tcp_create_socket::Host::create_tcp_socket(
                     &mut store.data_mut().sockets(),
@@ -225,7 +254,7 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
             "create-udp-socket",
             |mut store: StoreContextMut<'_, State>, (family,): (IpAddressFamily,)| {
                 Box::new(async move {
-                    if let Err(code) = count(store.data()) {
+                    if let Err(code) = count(store.data(), Protocol::Udp) {
                         return Ok((Err(code),));
                     }
                     let mut view = store.data_mut().sockets();
@@ -235,6 +264,60 @@ pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
         )?;
     linker.allow_shadowing(false);
     Ok(())
+}
+
+/// The same for WASI 0.3.
+pub(super) fn link_service(linker: &mut Linker<State>) -> wasmtime::Result<()> {
+    linker.allow_shadowing(true);
+    let mut types = linker.instance("wasi:sockets/types@0.3.0")?;
+    types.func_wrap(
+        "[static]tcp-socket.create",
+        |mut store: StoreContextMut<'_, State>, (family,): (p3::IpAddressFamily,)| {
+            if count(store.data(), Protocol::Tcp).is_err() {
+                return Ok((Err(too_many()),));
+            }
+            let mut view = store.data_mut().sockets();
+            made_service(p3::HostTcpSocket::create(&mut view, family))
+        },
+    )?;
+    types.func_wrap(
+        "[method]tcp-socket.send",
+        |mut store: StoreContextMut<'_, State>,
+         (socket, data): (Resource<TcpSocket>, StreamReader<u8>)| {
+            // What comes from another stream of the host could come for ever.
+            let data = paced(&mut store, data)?;
+            let access = Access::<State, WasiSockets>::new(store, State::sockets);
+            Ok((WasiSockets::send(access, socket, data)?,))
+        },
+    )?;
+    types.func_wrap_async(
+        "[static]udp-socket.create",
+        |mut store: StoreContextMut<'_, State>, (family,): (p3::IpAddressFamily,)| {
+            Box::new(async move {
+                if count(store.data(), Protocol::Udp).is_err() {
+                    return Ok((Err(too_many()),));
+                }
+                let mut view = store.data_mut().sockets();
+                made_service(p3::HostUdpSocket::create(&mut view, family).await)
+            })
+        },
+    )?;
+    linker.allow_shadowing(false);
+    Ok(())
+}
+
+/// What 0.2 has a code for.
+fn too_many() -> p3::ErrorCode {
+    p3::ErrorCode::Other(Some("new-socket-limit".to_owned()))
+}
+
+fn made_service<T>(
+    socket: Result<T, wasmtime_wasi::p3::sockets::SocketError>,
+) -> wasmtime::Result<(Result<T, p3::ErrorCode>,)> {
+    match socket {
+        Ok(socket) => Ok((Ok(socket),)),
+        Err(error) => Ok((Err(error.downcast()?),)),
+    }
 }
 
 /// The rule that would have covered an address.
@@ -338,5 +421,38 @@ mod tests {
             let rule: SocketRule = told.parse().unwrap();
             assert!(rule.address.matches(address) || address.port() == 0);
         }
+    }
+
+    struct Nobody;
+
+    impl crate::output::GuestLog for Nobody {
+        fn line(&self, _: &str, _: crate::output::OutputStreamKind, _: &str) {}
+        fn message(&self, _: &str, _: Severity, _: &str) {}
+        fn notice(&self, _: &str, _: Severity, _: &str) {}
+    }
+
+    #[test]
+    fn what_is_accepted_takes_room_and_no_more_is_given_back_than_was_taken() {
+        let grant = SocketGrant {
+            tcp: rules(&["listen:127.0.0.1:*"]),
+            ..SocketGrant::default()
+        };
+        let asking = Asking::alone("r1", Arc::new(Nobody));
+        let taken = Arc::clone(&asking.socket_room);
+        let taken = || taken.made.load(Ordering::Relaxed);
+        let peer = "192.0.2.1:40000".parse().unwrap();
+        for _ in 0..SOCKETS {
+            assert!(grant.check(peer, SocketAddrUse::TcpAccept, &asking));
+        }
+        assert!(!grant.check(peer, SocketAddrUse::TcpAccept, &asking));
+        assert_eq!(taken(), SOCKETS);
+        // A further request of the same instance; three are still open.
+        asking.renew(&asking.who(), Some(3));
+        assert_eq!(taken(), 3);
+        // More than it has taken room for.
+        asking.renew(&asking.who(), Some(9));
+        assert_eq!(taken(), 3);
+        drop(asking);
+        assert_eq!(taken(), 0);
     }
 }

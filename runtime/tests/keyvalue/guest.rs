@@ -10,7 +10,7 @@ use http_body_util::BodyExt;
 use nxt_wasm_runtime::keyvalue::{BucketGrant, KeyvalueGrant, Place};
 use nxt_wasm_runtime::{
     Grants, GuestLog, Limits, OutputStreamKind, RequestBody, RequestContext, Runtime, Severity,
-    artifact,
+    World, artifact,
 };
 
 struct Silent;
@@ -28,9 +28,10 @@ fn load(name: &str, grants: &Grants) -> Runtime {
     let limits = Limits::default();
     // Outside of the test's own tokio runtime, as describing needs one.
     let compile = || {
-        let bytes = artifact::compile(&component, &limits).unwrap();
+        let bytes = artifact::compile(&component, World::Proxy, &limits).unwrap();
         // SAFETY: just compiled, under the same limits.
-        let description = unsafe { artifact::describe(&bytes, &limits, grants) }.unwrap();
+        let description =
+            unsafe { artifact::describe(&bytes, World::Proxy, &limits, grants) }.unwrap();
         (bytes, description)
     };
     let (bytes, description) = std::thread::scope(|s| s.spawn(compile).join()).unwrap();
@@ -46,10 +47,7 @@ async fn ask(runtime: &Runtime, path: &str) -> String {
         .uri(format!("http://localhost{path}"))
         .body(RequestBody::empty())
         .unwrap();
-    let context = RequestContext {
-        id: "r".into(),
-        log: Arc::new(Silent),
-    };
+    let context = RequestContext::new("r", Arc::new(Silent));
     let response = runtime.handle(request, context).await.unwrap();
     let body = response.into_body().collect().await.unwrap().to_bytes();
     String::from_utf8(body.to_vec()).unwrap()

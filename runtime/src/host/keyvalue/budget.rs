@@ -57,6 +57,14 @@ impl Limit {
 }
 
 impl Used {
+    /// A further request begins.
+    pub(crate) fn renew(&self) {
+        self.opened.store(0, Ordering::Relaxed);
+        self.operations.store(0, Ordering::Relaxed);
+        self.read.store(0, Ordering::Relaxed);
+        self.written.store(0, Ordering::Relaxed);
+    }
+
     pub(super) fn open(&self, limits: &KeyvalueLimits) -> Result<(), Limit> {
         take(&self.opened, 1, limits.opened).ok_or(Limit::Opened)
     }

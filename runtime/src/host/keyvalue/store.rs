@@ -1,14 +1,16 @@
 //! A bucket's store, whatever it is.
 
 use std::hash::{BuildHasher, RandomState};
+use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::io::{AsyncRead, AsyncWrite};
 
-use super::dial::Dialer;
+use super::dial::{Address, Dialer};
 use super::fs::Directory;
-use super::grant::{BucketGrant, KeyvalueGrant, Place};
+use super::grant::{BucketGrant, KeyvalueGrant, Place, S3Place};
 use super::memory::{Memory, Room};
 use super::number::Range;
 use super::paging::Page;
@@ -73,6 +75,31 @@ impl Common {
             patience,
             connect,
         })
+    }
+
+    /// The objects of an S3 store, for what is no key-value store. None that is
+    /// longer than `most` bytes is received. Connects when it is first used.
+    ///
+    /// # Errors
+    ///
+    /// Why it cannot be used, for the operator.
+    pub fn objects(&self, place: &S3Place, most: usize) -> Result<opendal::Operator, String> {
+        super::s3::operator("store", place, most, self.dialer.clone())
+    }
+
+    /// Connects to a server in the way that servers of buckets are connected to.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no connection.
+    pub async fn connect(
+        &self,
+        host: &str,
+        port: u16,
+        tls: bool,
+    ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
+        let host = host.to_owned();
+        self.dialer.dial(&Address { host, port, tls }).await
     }
 }
 

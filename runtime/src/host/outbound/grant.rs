@@ -95,7 +95,11 @@ impl HttpGrant {
 /// The authorities that this machine trusts and those of `extra`, a PEM file's
 /// contents, as [`HttpGrant::load_roots`] describes. An error if there are none
 /// and some are `needed`.
-pub(crate) fn roots(extra: Option<&[u8]>, needed: bool) -> Result<Vec<Vec<u8>>, TrustError> {
+///
+/// # Errors
+///
+/// As of [`HttpGrant::load_roots`].
+pub fn roots(extra: Option<&[u8]>, needed: bool) -> Result<Vec<Vec<u8>>, TrustError> {
     let mut roots = extra.map(from_pem).transpose()?.unwrap_or_default();
     let found = rustls_native_certs::load_native_certs();
     roots.extend(found.certs.iter().map(|root| root.as_ref().to_vec()));

@@ -34,8 +34,7 @@ use crate::host::event_loop::PerLoop;
 use crate::output::Severity;
 
 pub(crate) use body::{Life, LifeGuard};
-pub(crate) use grant::roots;
-pub use grant::{HttpGrant, TrustError};
+pub use grant::{HttpGrant, TrustError, roots};
 pub(crate) use link::link;
 pub use rule::{HttpRule, HttpRuleError};
 
@@ -115,6 +114,7 @@ impl Outbound {
         let refuse = |text: &str| asking.notice(Severity::Warn, &format!("outbound {text}"));
         // Those that are refused count too: a guest can only make so much noise.
         let most = self.grant.requests;
+        asking.who().cost.sent_a_request();
         if !Asking::count(&asking.http_requests, most) {
             refuse(&format!(
                 "request refused: {most} have been sent (UNIT_WASM_HTTP_REQUESTS)"

@@ -49,32 +49,8 @@ impl S3 {
         max_value: usize,
         dialer: Dialer,
     ) -> Result<Self, String> {
-        let mut service = Service::default()
-            .bucket(&place.bucket)
-            .root(&place.prefix)
-            .region(&place.region)
-            // Nothing from the process environment, from files of whoever
-            // started unitd, or from the machine's metadata service.
-            .disable_config_load()
-            .disable_ec2_metadata();
-        if let Some(endpoint) = &place.endpoint {
-            service = service.endpoint(endpoint);
-        }
-        service = match place.keys(bucket).map_err(|e| e.to_string())? {
-            None => service.skip_signature(),
-            Some((id, secret, session)) => {
-                let service = service.access_key_id(&id).secret_access_key(&secret);
-                match session {
-                    None => service,
-                    Some(session) => service.session_token(&session),
-                }
-            }
-        };
-        let transport = HttpTransporter::new(Transport::new(dialer, max_value));
-        let context = OperationContext::new().with_http_transport(transport);
-        let operator = Operator::new(service).map_err(|e| e.to_string())?;
         Ok(Self {
-            operator: operator.with_context(context),
+            operator: operator(bucket, place, max_value, dialer)?,
             conditional: OnceCell::new(),
         })
     }
@@ -295,6 +271,41 @@ impl S3 {
         }
         Ok(true)
     }
+}
+
+/// The objects of `place`, under its prefix. None that is longer than `most` bytes
+/// is received. Errors name it `bucket`.
+pub(super) fn operator(
+    bucket: &str,
+    place: &S3Place,
+    most: usize,
+    dialer: Dialer,
+) -> Result<Operator, String> {
+    let mut service = Service::default()
+        .bucket(&place.bucket)
+        .root(&place.prefix)
+        .region(&place.region)
+        // Nothing from the process environment, from files of whoever
+        // started unitd, or from the machine's metadata service.
+        .disable_config_load()
+        .disable_ec2_metadata();
+    if let Some(endpoint) = &place.endpoint {
+        service = service.endpoint(endpoint);
+    }
+    service = match place.keys(bucket).map_err(|e| e.to_string())? {
+        None => service.skip_signature(),
+        Some((id, secret, session)) => {
+            let service = service.access_key_id(&id).secret_access_key(&secret);
+            match session {
+                None => service,
+                Some(session) => service.session_token(&session),
+            }
+        }
+    };
+    let transport = HttpTransporter::new(Transport::new(dialer, most));
+    let context = OperationContext::new().with_http_transport(transport);
+    let operator = Operator::new(service).map_err(|e| e.to_string())?;
+    Ok(operator.with_context(context))
 }
 
 fn absent() -> WriteOptions {

@@ -3,6 +3,7 @@
 use futures::StreamExt;
 use http_body::Frame;
 use http_body_util::StreamBody;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::sleep;
@@ -359,5 +360,45 @@ async fn a_body_until_the_end_of_the_connection() {
             .await;
         let text = text.map_err(|error| name(&error));
         assert_eq!(text.as_deref().map_err(String::as_str), expected);
+    }
+}
+
+#[tokio::test]
+async fn an_http2_server_that_dies() {
+    let ca = Ca::new();
+    for body in [false, true] {
+        let tls = tokio_rustls::TlsAcceptor::from(ca.server(&["localhost"], &["h2"]));
+        let peer = Peer::raw("127.0.0.1:0", move |stream, _| {
+            let tls = tls.clone();
+            async move {
+                let stream = tls.accept(stream).await.unwrap();
+                let service = hyper::service::service_fn(move |_| async move {
+                    if !body {
+                        std::future::pending::<()>().await;
+                    }
+                    let first = futures::stream::iter([Ok(Frame::data(Bytes::from("half")))]);
+                    let rest = futures::stream::pending::<Result<_, std::io::Error>>();
+                    let body = StreamBody::new(first.chain(rest));
+                    Ok::<_, std::io::Error>(http::Response::new(body))
+                });
+                let serve = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
+                    .serve_connection(TokioIo::new(stream), service);
+                // And then the socket is closed.
+                let _ = tokio::time::timeout(Duration::from_millis(300), serve).await;
+            }
+        })
+        .await;
+        let bench = Bench::with(&["localhost:*"], |grant, _| {
+            grant.load_roots(Some(ca.pem.as_bytes())).unwrap();
+        });
+        let expected = match body {
+            false => "ConnectionTerminated",
+            true => "HttpResponseIncomplete",
+        };
+        let url = format!("https://localhost:{}/", peer.port());
+        for _ in 0..2 {
+            assert_eq!(bench.error(&url).await, expected);
+        }
+        peer.until_open(0).await;
     }
 }

@@ -1,0 +1,310 @@
+//! Guests of WASI 0.3, and instances that serve more than one request.
+
+#![allow(
+    clippy::expect_used,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "tests may fail loudly"
+)]
+
+mod lab;
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::task::Poll;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use http_body::Body;
+use http_body_util::BodyExt;
+use lab::{Lab, quick};
+use nxt_wasm_runtime::{GuestBody, Limits, Reason, RequestBody, Reuse, World};
+
+fn service(limits: Limits) -> Lab {
+    Lab::of(World::Service, limits)
+}
+
+fn reused(requests: u32, concurrent: u32) -> Limits {
+    Limits {
+        reuse: Reuse {
+            requests,
+            concurrent,
+        },
+        ..quick()
+    }
+}
+
+/// The answer, and whatever the guest does after it.
+async fn whole(lab: &Lab, path: &str) -> String {
+    let mut body = lab.ask(path).await.unwrap().into_body();
+    let bytes = (&mut body).collect().await.unwrap().to_bytes();
+    body.finish().await.unwrap();
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn field<'a>(json: &'a str, name: &str) -> &'a str {
+    let (_, rest) = json.split_once(&format!("\"{name}\":")).unwrap();
+    rest.split([',', '}']).next().unwrap()
+}
+
+async fn instance(lab: &Lab) -> String {
+    field(&whole(lab, "/instance-state").await, "instance").to_owned()
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn bodies_stream_through_and_are_passed_on() {
+    let lab = service(Limits::default());
+    let data: Bytes = (0..3_000_000_u32).map(|i| (i % 253) as u8).collect();
+    for path in ["/echo", "/splice", "/echo?length=1", "/splice?length=1"] {
+        let request = RequestBody::Bytes(data.clone());
+        let mut body = lab.send(path, request).await.unwrap().into_body();
+        let back = (&mut body).collect().await.unwrap().to_bytes();
+        assert!(back == data, "{path}: {} bytes", back.len());
+        body.finish().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn failures_have_their_reasons() {
+    let lab = service(quick());
+    for (path, reason, detail) in [
+        ("/panic", Reason::Trap, "unreachable"),
+        ("/trap", Reason::Trap, "unreachable"),
+        ("/deep", Reason::Trap, "stack"),
+        ("/exit?code=3", Reason::Trap, "exit"),
+        ("/error?text=no", Reason::InvalidResponse, "InternalError"),
+        ("/spin", Reason::CpuTime, "UNIT_WASM_CPU_TIME"),
+        ("/spin-after-head", Reason::CpuTime, "UNIT_WASM_CPU_TIME"),
+        ("/fill", Reason::CpuTime, "UNIT_WASM_CPU_TIME"),
+        ("/stall", Reason::Timeout, "UNIT_WASM_TIMEOUT"),
+        ("/alloc-forever", Reason::Memory, "UNIT_WASM_MEMORY"),
+        ("/half?bytes=5&how=trap", Reason::Trap, "unreachable"),
+        ("/half?bytes=400000&how=exit", Reason::Trap, "exit"),
+        ("/half?bytes=5&how=drop", Reason::InvalidResponse, "body"),
+        ("/no-trailers?error=1", Reason::InvalidResponse, "body"),
+        ("/short?n=10&length=20", Reason::InvalidResponse, "body"),
+        ("/short?n=30&length=20", Reason::InvalidResponse, "body"),
+    ] {
+        let failure = lab.failure(path).await;
+        assert_eq!(failure.reason, reason, "{path}: {failure}");
+        assert!(failure.detail.contains(detail), "{path}: {failure}");
+    }
+    assert_eq!(lab.text("/").await, "lab\n");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_guest_goes_on_after_its_response_and_finds_its_stream_closed() {
+    let lab = service(quick());
+    let after = whole(&lab, "/after?ms=20&say=more");
+    assert_eq!(after.await, "after\n");
+    assert_eq!(whole(&lab, "/sent?n=3").await, "xxx");
+    let mut body = lab.ask("/gone?ms=1").await.unwrap().into_body();
+    poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+    assert!(body.abandon());
+    body.finish().await.unwrap();
+    let lines = lab.lines.0.lock().unwrap().clone();
+    assert_eq!(
+        lines[..2],
+        ["r1 stderr: after: more", "r1 stderr: sent: ok"]
+    );
+    assert!(lines[2].starts_with("r1 stderr: gone: "), "{lines:?}");
+
+    let mut body = lab.ask("/after-spin").await.unwrap().into_body();
+    (&mut body).collect().await.unwrap();
+    let failure = body.finish().await.unwrap_err();
+    assert_eq!(failure.reason, Reason::CpuTime, "{failure}");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn trailers_are_dropped_with_a_word() {
+    let lab = service(quick());
+    assert_eq!(whole(&lab, "/trailers").await, "trailers\n");
+    let lines = lab.lines.0.lock().unwrap().clone();
+    assert_eq!(
+        lines,
+        ["r1 Debug: trailers of the response are dropped: Unit cannot send any"]
+    );
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_response_that_is_not_sent_holds_no_guest() {
+    let lab = service(quick());
+    // As to HEAD: nobody reads the body, whatever is wrong with it.
+    for path in ["/short?n=5&length=20", "/no-trailers?error=1", "/sent?n=3"] {
+        let mut body = lab.ask(path).await.unwrap().into_body();
+        body.finish().await.unwrap();
+    }
+    let lines = lab.lines.0.lock().unwrap().clone();
+    assert_eq!(lines, ["r1 stderr: sent: ok"]);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_response_that_is_broken_off_takes_its_instance_with_it() {
+    let lab = service(reused(100, 1));
+    assert_eq!(whole(&lab, "/counter").await, "1\n");
+    let mut body = lab.ask("/gone?ms=1").await.unwrap().into_body();
+    poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+    body.abandon();
+    body.finish().await.unwrap();
+    assert_eq!(whole(&lab, "/counter").await, "1\n");
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn instances_are_fresh_unless_reuse_is_set() {
+    for world in [World::Proxy, World::Service] {
+        let fresh = Lab::of(world, quick());
+        let kept = Lab::of(world, reused(3, 1));
+        let mut counts = Vec::new();
+        for _ in 0..7 {
+            assert_eq!(whole(&fresh, "/counter").await, "1\n");
+            counts.push(whole(&kept, "/counter").await);
+        }
+        let expected = ["1\n", "2\n", "3\n", "1\n", "2\n", "3\n", "1\n"];
+        assert_eq!(counts, expected, "{world}");
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_request_that_fails_takes_its_instance_with_it() {
+    for world in [World::Proxy, World::Service] {
+        let lab = Lab::of(world, reused(100, 1));
+        for path in [
+            "/trap",
+            "/spin",
+            "/hang",
+            "/midbody?bytes=5&how=drop",
+            "/midbody?bytes=400000&how=trap",
+        ] {
+            assert_eq!(whole(&lab, "/counter").await, "1\n", "{world} {path}");
+            assert_eq!(whole(&lab, "/counter").await, "2\n", "{world} {path}");
+            lab.failure(path).await;
+        }
+        // A client that has gone.
+        assert_eq!(whole(&lab, "/counter").await, "1\n", "{world}");
+        drop(lab.ask("/download?bytes=10000000").await.unwrap());
+        assert_eq!(whole(&lab, "/counter").await, "1\n", "{world}");
+    }
+}
+
+/// Fuel of one request.
+async fn fuel(lab: &Lab, path: &str) -> u64 {
+    let mut body = lab.ask(path).await.unwrap().into_body();
+    (&mut body).collect().await.unwrap();
+    body.finish().await.unwrap().fuel.unwrap()
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn counting_begins_anew_with_each_request() {
+    for world in [World::Proxy, World::Service] {
+        let print = format!("/stdout?text={}", "x".repeat(100));
+        let with_fuel = |fuel| Limits {
+            fuel: Some(fuel),
+            output: 300,
+            ..reused(1000, 1)
+        };
+        let needed = fuel(&Lab::of(world, with_fuel(1 << 40)), &print).await;
+        let lab = Lab::of(world, with_fuel(needed * 3));
+        for number in 1..=40 {
+            assert!(fuel(&lab, &print).await <= needed * 3);
+            let expected = format!("{number}\n");
+            assert_eq!(whole(&lab, "/counter").await, expected, "{world}");
+        }
+        let lines = lab.lines.0.lock().unwrap().clone();
+        assert_eq!(lines.len(), 40, "{world}: {lines:?}");
+
+        // In all more than one of them may use.
+        let lab = Lab::of(world, reused(1000, 1));
+        for _ in 0..10 {
+            whole(&lab, "/compute?ms=30").await;
+        }
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn several_requests_at_once_in_one_instance() {
+    let lab = service(reused(1000, 4));
+    let states = join_all((0..12).map(|_| whole(&lab, "/instance-state?ms=100"))).await;
+    let mut instances: Vec<_> = states.iter().map(|s| field(s, "instance")).collect();
+    instances.sort_unstable();
+    instances.dedup();
+    // An instance that is still busy with beginning is not waited for.
+    assert!((3..12).contains(&instances.len()), "{states:?}");
+    let peaks = states.iter().map(|state| field(state, "peak"));
+    let most: u32 = peaks.map(|peak| peak.parse().unwrap()).max().unwrap();
+    assert!((2..=4).contains(&most), "{states:?}");
+    // Of those that nobody is in, one is kept.
+    let kept = instance(&lab).await;
+    assert!(instances.contains(&kept.as_str()), "{kept} {instances:?}");
+    assert_eq!(instance(&lab).await, kept);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_shared_instance_ends_with_all_that_are_in_it() {
+    let lab = service(Limits {
+        timeout: Duration::from_secs(5),
+        ..reused(1000, 3)
+    });
+    let before = instance(&lab).await;
+    let (first, second, third, other) = tokio::join!(
+        lab.ask("/sleep?ms=3000"),
+        lab.ask("/sleep?ms=3000"),
+        async {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            lab.ask("/trap").await
+        },
+        async {
+            // There is no room for a fourth: it is elsewhere.
+            tokio::time::sleep(Duration::from_millis(80)).await;
+            whole(&lab, "/sleep?ms=100").await
+        },
+    );
+    for ended in [first, second, third] {
+        let failure = ended.map(|_| ()).unwrap_err();
+        assert_eq!(failure.reason, Reason::Trap, "{failure}");
+    }
+    assert_eq!(other, "slept\n");
+    assert_ne!(instance(&lab).await, before);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_body_that_another_ones_trap_cuts_is_broken() {
+    let lab = service(reused(1000, 3));
+    for path in ["/sse?events=1000&ms=20", "/forever?chunk=1000"] {
+        let mut body = lab.ask(path).await.unwrap().into_body();
+        let first = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+        assert!(first.unwrap().is_ok());
+        assert_eq!(lab.failure("/trap").await.reason, Reason::Trap);
+        let failure = body.collect().await.map(|_| ()).unwrap_err();
+        assert_eq!(failure.reason, Reason::Trap, "{path}: {failure}");
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn who_leaves_a_shared_instance_early_disturbs_nobody_in_it() {
+    let lab = service(reused(1000, 3));
+    let before = instance(&lab).await;
+    let stays = whole(&lab, "/instance-state?ms=300");
+    let leaves = async {
+        let mut body: GuestBody = lab.ask("/forever").await.unwrap().into_body();
+        let piece = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+        assert!(piece.unwrap().is_ok());
+        poll_fn(|_| Poll::Ready(())).await;
+    };
+    let (state, ()) = tokio::join!(stays, leaves);
+    assert_eq!(field(&state, "instance"), before);
+    // What is left of it in there is not for the next ones.
+    assert_ne!(instance(&lab).await, before);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn a_shared_instance_serves_no_more_than_it_may() {
+    let lab = service(reused(5, 2));
+    let mut last = (String::new(), 0);
+    for number in 0..20 {
+        let now = instance(&lab).await;
+        assert_eq!(now != last.0, number % 5 == 0, "{number}");
+        last = (now, number);
+    }
+}
