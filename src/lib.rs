@@ -5,9 +5,10 @@
 //! the prototype process of each application, `start()` in each process that
 //! is to serve it. From there:
 //!
-//! - [`settings`] reads Unit's application object, [`files`] what it names, [`prepare`] turns the
-//!   configured component into machine code, [`module`] is the life of the
-//!   two kinds of processes;
+//! - `nxt_wasm_settings`, a crate of its own, reads Unit's application object
+//!   and the files that it names;
+//! - [`prepare`] turns the configured component into machine code, [`module`]
+//!   is the life of the two kinds of processes;
 //! - [`worker`] is the event loop of one libunit context, [`service`] what the
 //!   loops of a process share, [`exchange`] one request, [`response`] how an answer gets to Unit, [`http`] what may
 //!   pass between Unit's bytes and the `http` crate's types;
@@ -18,19 +19,20 @@
 //!
 //! Requests and responses of the `http` crate are the seam between the halves.
 
-pub mod buckets;
+pub mod account;
+pub mod breaker;
 pub mod exchange;
-pub mod files;
 pub mod http;
+pub mod metrics;
 pub mod module;
 pub mod prepare;
 pub mod report;
 pub mod response;
 pub mod service;
-pub mod settings;
+pub mod source;
+pub mod swap;
 pub mod tally;
 pub mod unit;
-pub mod units;
 pub mod watchdog;
 pub mod worker;
 

@@ -1,21 +1,31 @@
 //! The life of an application: its prototype process, then the processes that
 //! serve requests.
 
+use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use nxt_wasm_runtime::{Redactor, Runtime};
+use nxt_wasm_runtime::{LoadError, Redactor, Runtime};
+use nxt_wasm_settings::{Application, Settings, files};
 
-use crate::files;
+use crate::breaker::Breaker;
+use crate::metrics::{self, Board, Metrics};
 use crate::prepare::{self, Prepared};
 use crate::report::App;
-use crate::service::{Service, Siblings};
-use crate::settings::Settings;
-use crate::unit::{self, Application, Context, Level, Task};
+use crate::service::{Service, Serving, Siblings};
+use crate::source::Source;
+use crate::swap::{self, Membership, Version};
+use crate::unit::{self, Context, Level, Task};
 use crate::watchdog::Watchdog;
 use crate::worker;
+
+/// The member of the application object that names the component's file.
+#[cfg(not(feature = "type-wasm"))]
+const COMPONENT: &str = "component";
+#[cfg(feature = "type-wasm")]
+const COMPONENT: &str = "module";
 
 /// What setup() leaves for the processes that are forked from the prototype.
 struct Setup {
@@ -23,6 +33,12 @@ struct Setup {
     prepared: Prepared,
     /// Keeps secrets out of the log.
     redactor: Redactor,
+    /// Where processes learn of changes of the component's file, if they are to.
+    watcher: Option<swap::Channel>,
+    /// For the numbers of all processes, if anybody wants to read them.
+    board: Option<Board>,
+    /// The process that this was set up in.
+    prototype: u32,
 }
 
 /// Set once, in the prototype, and inherited by fork. The error is the text
@@ -41,28 +57,29 @@ pub fn setup(task: &Task<'_>) {
 }
 
 fn set_up(task: &Task<'_>, application: &Application, app: &App) -> Result<Setup, String> {
-    let mut settings = Settings::read(application).map_err(|e| app.cannot_start(None, &e))?;
+    let mut settings =
+        Settings::read(application, COMPONENT).map_err(|e| app.cannot_start(None, &e))?;
     let redactor =
         files::open(&mut settings, &application.name).map_err(|e| app.cannot_start(None, &e))?;
-    let path = prepare::component_path(&settings, application);
+    let source = Source::of(&settings, application).map_err(|e| app.cannot_start(None, &e))?;
     let mut told = Duration::ZERO;
     let progress = |elapsed: Duration| {
         let next = if told.is_zero() { 2 } else { 10 };
         if elapsed >= told + Duration::from_secs(next) {
             told = elapsed;
-            let text = format!("compiling {} for {}s", path.display(), elapsed.as_secs());
+            let text = format!("preparing {source} for {}s", elapsed.as_secs());
             task.log(Level::Notice, &app.line(&text));
         }
+        ControlFlow::Continue(())
     };
     let started = std::time::Instant::now();
-    let prepared = prepare::prepare(&settings, application, progress)
-        .map_err(|e| app.cannot_start(Some(&path), &e))?;
+    let prepared = prepare::prepare(&settings, &source, application, progress)
+        .map_err(|e| app.cannot_start(Some(&source), &e))?;
     for note in &prepared.notes {
         task.log(Level::Warn, &app.line(note));
     }
     let text = format!(
-        "component {} sha256={} exports {}, {} in {:?}",
-        path.display(),
+        "component {source} sha256={} exports {}, {} in {:?}",
         prepared.sha256,
         prepared.description.handler,
         if prepared.cached {
@@ -73,10 +90,23 @@ fn set_up(task: &Task<'_>, application: &Application, app: &App) -> Result<Setup
         started.elapsed()
     );
     task.log(Level::Notice, &app.line(&text));
+    let board = settings.metrics.map(|_| Board::new()).transpose();
+    let board = board.map_err(|e| app.cannot_start(None, &format!("UNIT_WASM_METRICS: {e}")))?;
+    let watcher = match settings.watch {
+        true => {
+            let watched = app.clone().without(redactor.clone());
+            let watcher = swap::start(&settings, application, &watched, &prepared.sha256);
+            Some(watcher.map_err(|e| app.cannot_start(None, &e))?)
+        }
+        false => None,
+    };
     Ok(Setup {
         settings,
         prepared,
         redactor,
+        watcher,
+        board,
+        prototype: std::process::id(),
     })
 }
 
@@ -105,18 +135,30 @@ fn serve(
     application: &Application,
     app: &App,
 ) -> Result<(), String> {
-    let path = prepare::component_path(&setup.settings, application);
-    let failed = |error: &dyn std::fmt::Display| app.cannot_start(Some(&path), error);
-    let runtime = with_own_proc(|| load(setup)).map_err(|e| failed(&e))?;
+    let component = setup.settings.component.display();
+    let failed = |error: &dyn std::fmt::Display| app.cannot_start(Some(&component), error);
+    let mut membership = join_watcher(setup, app);
+    let version = membership.as_mut().and_then(|m| m.begin_with.take());
+    let runtime = with_own_proc(|| load(setup, version.as_ref())).map_err(|e| failed(&e))?;
+    drop(version);
     let service = Arc::new(Service {
         app: app.clone(),
-        runtime,
+        runtime: Serving::new(runtime),
         settings: setup.settings.clone(),
         siblings: Siblings::default(),
         in_flight: AtomicU32::new(0),
         watchdog: Watchdog::start(app.clone(), setup.settings.watchdog)
             .map_err(|e| failed(&format!("watchdog thread: {e}")))?,
+        guest_log: Arc::new(app.clone()),
+        prototype: setup.prototype,
+        from_cache: setup.prepared.cached,
+        metrics: join_board(setup, application, app),
+        breaker: setup.settings.breaker.map(Breaker::new),
     });
+    let farewell = membership
+        .map(|membership| swap::follow(membership, &service, load_successor))
+        .transpose()
+        .map_err(|e| failed(&format!("swap thread: {e}")))?;
     let tokio = worker::event_loop().map_err(|e| failed(&format!("event loop: {e}")))?;
     raise_descriptor_limit();
     unit::survive_file_size_limit();
@@ -126,16 +168,62 @@ fn serve(
         let (service, main) = (Arc::clone(&service), Rc::clone(&context));
         // Not before: the router must not hear of a further context of a
         // process that it does not know yet.
-        move || (1..service.settings.threads).for_each(|n| spawn_worker(n, &service, &main))
+        move || {
+            (1..service.settings.threads).for_each(|n| spawn_worker(n, &service, &main));
+            let addr = service.settings.metrics?;
+            let listening = metrics::listen(addr, Arc::clone(&service));
+            Some(tokio::task::spawn_local(listening).abort_handle())
+        }
     });
     // Waits for the others.
     drop(context);
+    if let Some(farewell) = &farewell {
+        farewell.say();
+    }
+    if let Some(metrics) = &service.metrics {
+        metrics.publish(&service.state());
+    }
     app.log_totals();
     if let Err(error) = ended {
         // It has served; for Unit this is a process that ends.
         app.log(Level::Alert, &error);
     }
     Ok(())
+}
+
+/// The counters of this process, if they are wanted. It can serve without them.
+fn join_board(setup: &Setup, application: &Application, app: &App) -> Option<Metrics> {
+    let board = setup.board.as_ref()?.share();
+    match board.and_then(|board| Metrics::join(&application.name, board)) {
+        Ok(metrics) => Some(metrics),
+        Err(error) => {
+            let text = format!("no metrics of this process (UNIT_WASM_METRICS): {error}");
+            app.log(Level::Error, &text);
+            None
+        }
+    }
+}
+
+/// The tie to the watcher, if there is to be one. The process can serve without:
+/// what was there when the application started.
+fn join_watcher(setup: &Setup, app: &App) -> Option<Membership> {
+    let joined = swap::join(setup.watcher.as_ref()?);
+    if joined.as_ref().is_ok_and(|membership| membership.is_late) {
+        app.log(
+            Level::Error,
+            "the watcher (UNIT_WASM_WATCH) does not answer: until it does, this process serves \
+             what was there when the application started",
+        );
+    }
+    joined
+        .inspect_err(|why| {
+            let text = format!(
+                "changes of the component's file are not noticed (UNIT_WASM_WATCH), not even \
+                 former ones: {why}: restart the application"
+            );
+            app.log(Level::Error, &text);
+        })
+        .ok()
 }
 
 /// A guest with a directory may open as many files as it may hold resources;
@@ -153,7 +241,8 @@ fn raise_descriptor_limit() {
 /// A process that unitd has made nobody's is not dumpable, and so cannot open
 /// its own `/proc/self/pagemap`. Without that, Wasmtime does not see which pages
 /// a guest has written, and clears whole memories for each request: that was
-/// half of the CPU time of a small one. It keeps what it has opened.
+/// half of the CPU time of a small one. It opens the file once and keeps it, for
+/// all engines of the process.
 fn with_own_proc<T>(work: impl FnOnce() -> T) -> T {
     use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior};
     let before = dumpable_behavior();
@@ -168,18 +257,35 @@ fn with_own_proc<T>(work: impl FnOnce() -> T) -> T {
     done
 }
 
-fn load(setup: &Setup) -> Result<Runtime, nxt_wasm_runtime::LoadError> {
+/// Loads the component of the application's start, or what has taken its place.
+fn load(setup: &Setup, version: Option<&Version>) -> Result<Runtime, LoadError> {
     let Settings { limits, grants, .. } = &setup.settings;
     let Prepared {
         artifact,
         description,
         ..
     } = &setup.prepared;
+    let (artifact, description) = match version {
+        Some(version) => (&version.artifact, &version.description),
+        None => (artifact, description),
+    };
     // SAFETY: the artifact was compiled under these limits by the helper of
     // this application, or found undamaged in the cache under a key that
     // stands for them. It is sealed, or in a directory that only root or
     // unitd's user can write, where files are replaced but never changed.
     unsafe { Runtime::load(artifact, description, limits.clone(), grants.clone()) }
+}
+
+/// Loads what is to take the place of `runtime`.
+fn load_successor(runtime: &Runtime, version: &Version) -> Result<Runtime, LoadError> {
+    let Version {
+        artifact,
+        description,
+        ..
+    } = version;
+    // SAFETY: as above. The watcher has the settings of this application, which
+    // `runtime` was loaded with, and prepares components as setup() does.
+    unsafe { runtime.successor(artifact, description) }
 }
 
 fn spawn_worker(number: usize, service: &Arc<Service>, main: &Context) {
@@ -197,7 +303,7 @@ fn spawn_worker(number: usize, service: &Arc<Service>, main: &Context) {
         };
         let outcome = worker::event_loop()
             .map_err(|e| format!("event loop: {e}"))
-            .and_then(|tokio| worker::serve(tokio, &context, &service, || {}));
+            .and_then(|tokio| worker::serve(tokio, &context, &service, || None));
         if let Err(error) = outcome {
             app.log(Level::Alert, &error);
         }

@@ -1,14 +1,13 @@
 //! What the operator reads: every line names the application, and the request
 //! if there is one.
 
-use std::fmt::Display;
-use std::path::Path;
+use std::fmt::{self, Display};
 use std::sync::Arc;
 
 use nxt_wasm_runtime::{Failure, GuestLog, OutputStreamKind, Redactor, Severity};
 
 use crate::tally::{Suppressed, Tally};
-use crate::unit::{Level, log};
+use crate::unit::{Level, flush_log, log, log_later, log_lines_later};
 
 /// An application, as the log names it.
 #[derive(Clone)]
@@ -51,6 +50,13 @@ impl App {
         log(level, &format!("{} request={id} ", self.prefix), &text);
     }
 
+    /// Logs a line about a request at the end of this turn of the event loop. It has
+    /// to be one without anything of a guest's in it.
+    pub fn log_later(&self, id: &str, line: fmt::Arguments<'_>) {
+        let Self { prefix, .. } = self;
+        log_later(Level::Info, format_args!("{prefix} request={id} {line}"));
+    }
+
     /// Counts the failure of a request and logs it, unless there have been too
     /// many like it. `status` is what the client got: a number, `truncated` if
     /// the response had begun, or `complete`.
@@ -88,6 +94,7 @@ impl App {
             let text = format!("failures of this process: {}", counts.join(" "));
             self.log(Level::Notice, &text);
         }
+        flush_log();
     }
 
     fn tell(&self, suppressed: &[Suppressed]) {
@@ -107,13 +114,11 @@ impl App {
     }
 
     /// The text for an application that cannot start.
-    pub fn cannot_start(&self, component: Option<&Path>, why: &dyn Display) -> String {
+    pub fn cannot_start(&self, component: Option<&dyn Display>, why: &dyn Display) -> String {
         match component {
-            Some(path) => format!(
-                "{} cannot start: component {}: {why}",
-                self.prefix,
-                path.display()
-            ),
+            Some(component) => {
+                format!("{} cannot start: component {component}: {why}", self.prefix)
+            }
             None => format!("{} cannot start: {why}", self.prefix),
         }
     }
@@ -122,7 +127,9 @@ impl App {
 impl GuestLog for App {
     fn line(&self, request: &str, stream: OutputStreamKind, text: &str) {
         let stream = stream.as_str();
-        self.log_request(Level::Info, request, &format!("{stream}: {text}"));
+        let text = self.redactor.redact(text);
+        let prefix = format!("{} request={request} {stream}: ", self.prefix);
+        log_lines_later(Level::Info, &prefix, &text);
     }
 
     fn notice(&self, request: &str, severity: Severity, text: &str) {

@@ -44,6 +44,34 @@ const SPARE: u32 = 256;
 const HEAD_COUNT: u64 = 1024 * 1024;
 const HEAD_TIME: Duration = Duration::from_secs(1);
 
+/// A response that was not sent to its end.
+#[derive(Debug)]
+pub struct Unsent {
+    /// Why.
+    pub failure: Failure,
+    /// The guest is not to blame, and can go on.
+    pub by_client: bool,
+}
+
+impl From<Failure> for Unsent {
+    fn from(failure: Failure) -> Self {
+        Self {
+            failure,
+            by_client: false,
+        }
+    }
+}
+
+impl Unsent {
+    /// One that the client, or Unit, has not taken.
+    pub fn by_client(failure: Failure) -> Self {
+        Self {
+            failure,
+            by_client: true,
+        }
+    }
+}
+
 /// Sends the whole response. Afterwards the request is to be done.
 ///
 /// # Errors
@@ -57,7 +85,7 @@ pub async fn send(
     framing: Framing,
     is_head: bool,
     idle: Duration,
-) -> Result<(), Failure> {
+) -> Result<(), Unsent> {
     let mut stream = Stream {
         unit,
         head: Some(head),
@@ -96,7 +124,7 @@ struct Stream<'a> {
 }
 
 impl Stream<'_> {
-    async fn send_with_body(&mut self) -> Result<(), Failure> {
+    async fn send_with_body(&mut self) -> Result<(), Unsent> {
         let mut rounds = 0_u32;
         loop {
             self.gather().await?;
@@ -186,7 +214,7 @@ impl Stream<'_> {
 
     /// Sends the head, with as much of the body as there is if that can be
     /// done in one message.
-    async fn send_head(&mut self) -> Result<(), Failure> {
+    async fn send_head(&mut self) -> Result<(), Unsent> {
         let Some(head) = self.head.take() else {
             return Ok(());
         };
@@ -227,7 +255,7 @@ impl Stream<'_> {
     }
 
     /// Gives Unit what has been gathered.
-    async fn flush(&mut self) -> Result<(), Failure> {
+    async fn flush(&mut self) -> Result<(), Unsent> {
         if self.buffer.len() <= PLAIN && !self.end && !self.plain.take() {
             // Too many small pieces: give the guest time to make a large one.
             sleep(PLAIN_PERIOD).await;
@@ -235,9 +263,10 @@ impl Stream<'_> {
         }
         let mut deadline = Instant::now() + self.idle;
         while !self.buffer.is_empty() {
+            let needs_memory = self.buffer.len() > PLAIN;
             let written = self.unit.write(&self.buffer).map_err(broken)?;
             self.buffer.advance(written);
-            if written > 0 {
+            if written > 0 && needs_memory {
                 deadline = Instant::now() + self.idle;
                 self.spare = SPARE;
             }
@@ -257,7 +286,7 @@ impl Stream<'_> {
     }
 
     /// Waits until it may be worth asking for shared memory again.
-    async fn wait_for_memory(&self, deadline: Instant, head: bool) -> Result<(), Failure> {
+    async fn wait_for_memory(&self, deadline: Instant, head: bool) -> Result<(), Unsent> {
         let mut waiting = false;
         let again = poll_fn(|cx| {
             if std::mem::replace(&mut waiting, true) {
@@ -267,19 +296,16 @@ impl Stream<'_> {
             Poll::Pending
         });
         timeout_at(deadline, again).await.map_err(|_| {
-            Failure::new(
-                Reason::Timeout,
-                format!(
-                    "the client has taken nothing for {:?} (UNIT_WASM_IDLE_TIMEOUT)",
-                    self.idle
-                ),
-            )
+            let idle = self.idle;
+            let text =
+                format!("the client has taken nothing for {idle:?} (UNIT_WASM_IDLE_TIMEOUT)");
+            Unsent::by_client(Failure::new(Reason::Timeout, text))
         })
     }
 
     /// Sends a head that no body may follow. What the guest produces is
     /// dropped.
-    async fn send_without_body(&mut self, is_head: bool) -> Result<(), Failure> {
+    async fn send_without_body(&mut self, is_head: bool) -> Result<(), Unsent> {
         let lacks_length = |head: &Response<()>| !head.headers().contains_key(CONTENT_LENGTH);
         if is_head && self.head.as_ref().is_some_and(lacks_length) {
             // Without a length Unit would frame a body. The right one is that
@@ -312,11 +338,9 @@ impl Stream<'_> {
     }
 }
 
-fn broken(error: SendError) -> Failure {
-    Failure::new(
-        Reason::Delivery,
-        format!("Unit has not taken the response: {error}"),
-    )
+fn broken(error: SendError) -> Unsent {
+    let text = format!("Unit has not taken the response: {error}");
+    Unsent::by_client(Failure::new(Reason::Delivery, text))
 }
 
 /// Lets so many through at once, and one more per period.

@@ -3,13 +3,15 @@
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use nxt_wasm_runtime::Runtime;
+use nxt_wasm_runtime::{GuestLog, Runtime};
+use nxt_wasm_settings::Settings;
 use tokio::sync::Notify;
 
+use crate::breaker::Breaker;
+use crate::metrics::{self, Metrics};
 use crate::report::App;
-use crate::settings::Settings;
 use crate::watchdog::Watchdog;
 
 /// Everything that the contexts of a process share.
@@ -17,7 +19,7 @@ pub struct Service {
     /// For the log.
     pub app: App,
     /// Runs the guests.
-    pub runtime: Runtime,
+    pub runtime: Serving,
     /// As configured.
     pub settings: Settings,
     /// The contexts of this process.
@@ -26,6 +28,55 @@ pub struct Service {
     pub in_flight: AtomicU32,
     /// Sees to it that no event loop stands still.
     pub watchdog: Watchdog,
+    /// Where the output of guests goes.
+    pub guest_log: Arc<dyn GuestLog>,
+    /// The prototype, whose child each application process is.
+    pub prototype: u32,
+    /// Whether the artifact was found in the cache.
+    pub from_cache: bool,
+    /// Counters, if anybody wants to read them.
+    pub metrics: Option<Metrics>,
+    /// Keeps requests from a guest that fails over and over, if that is wanted.
+    pub breaker: Option<Breaker>,
+}
+
+impl Service {
+    /// Whether a further request would find a slot.
+    pub(crate) fn has_room(&self) -> bool {
+        self.in_flight.load(Ordering::Relaxed) < self.settings.limits.concurrency
+    }
+
+    /// What is so at the moment.
+    pub fn state(&self) -> metrics::State {
+        metrics::State {
+            in_flight: self.in_flight.load(Ordering::Relaxed),
+            slots: self.settings.limits.concurrency,
+            breaker_open: self.breaker.as_ref().is_some_and(Breaker::is_open),
+            from_cache: self.from_cache,
+        }
+    }
+}
+
+/// The runtime that requests get when they begin. It can be replaced.
+pub struct Serving(RwLock<Arc<Runtime>>);
+
+impl Serving {
+    /// Begins with this one.
+    pub fn new(runtime: Runtime) -> Self {
+        Self(RwLock::new(Arc::new(runtime)))
+    }
+
+    /// The one that serves. Who has it keeps it until the request is over, and drops
+    /// it last: an instance pool goes with it, which takes its time.
+    pub fn get(&self) -> Arc<Runtime> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Lets another one serve, and returns the one that did.
+    pub fn replace(&self, runtime: Arc<Runtime>) -> Arc<Runtime> {
+        let mut serving = self.0.write().unwrap_or_else(PoisonError::into_inner);
+        std::mem::replace(&mut serving, runtime)
+    }
 }
 
 /// Room for one request in flight. The instance pool has no more than all

@@ -5,7 +5,9 @@
 //! is only ever called from here, and a guest that spins gives way to its
 //! neighbours at each epoch.
 
-use std::panic::AssertUnwindSafe;
+mod intake;
+
+use std::os::unix::process::parent_id;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -13,31 +15,30 @@ use std::sync::atomic::Ordering;
 use std::task::{Context as TaskContext, Poll};
 use std::time::Duration;
 
-use futures::future::{FutureExt, LocalBoxFuture};
+use futures::future::LocalBoxFuture;
 use futures::stream::{FuturesUnordered, StreamExt};
-use nxt_wasm_runtime::{Failure, Reason};
 use tokio::runtime::{Builder, LocalOptions, LocalRuntime};
+use tokio::task::AbortHandle;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 
-use crate::exchange::{self, Expiry};
-use crate::service::{Service, Sibling, Slot, woken};
-use crate::unit::{Context, Level, Port, Processed, Request, WatchedPort};
+use crate::exchange::Expiry;
+use crate::service::{Service, Sibling, woken};
+use crate::unit::{Context, Level, Port, Processed, WatchedPort, flush_log};
 use crate::watchdog::Pulse;
-
-/// Requests taken in one turn of the loop before timers and sockets get
-/// theirs.
-const BURST: usize = 16;
+use intake::Pace;
 
 /// Looks for a further message on the read port in one turn, after libunit has
 /// said that there is none.
 const LOOKS: u32 = 64;
 
-/// Messages that may fail in a row before a port counts as broken.
-const FAILURES: u32 = 100;
-
 /// Several processes wait for the same queue, and the one that is told of a
 /// request may have no room for it: the others look by themselves this often.
 const QUEUE_CHECK: Duration = Duration::from_millis(100);
+
+/// The same for a process that has the queue to itself. One that is killed after it has
+/// received a notification and before it has said so leaves the router believing
+/// that somebody has been told; its successor would wait for ever.
+const LONE_QUEUE_CHECK: Duration = Duration::from_secs(1);
 
 /// How long a context that has quit stays after its last answer. The router
 /// hears of the end of a process by another way than of its answers; when it
@@ -50,6 +51,9 @@ const LINGER: Duration = Duration::from_millis(50);
 /// unitd then waits for it (seen on 1.35). Twice in a row, as being told to quit
 /// follows the end of the shared port otherwise.
 const ORPHAN_CHECK: Duration = Duration::from_secs(2);
+
+/// How long what was counted may take to be seen by the other processes.
+const METRICS_DELAY: Duration = Duration::from_millis(500);
 
 /// A write that found no shared memory is tried again after this time even if
 /// no acknowledgement arrives: libunit may have taken it for another write.
@@ -73,7 +77,7 @@ pub fn event_loop() -> std::io::Result<LocalRuntime> {
 
 /// Serves requests until Unit tells the context to quit and all requests in
 /// flight have been answered, or the drain time is over. `on_ready` is called
-/// when Unit knows the context.
+/// when Unit knows the context; what it begins ends when the context drains.
 ///
 /// # Errors
 ///
@@ -82,7 +86,7 @@ pub fn serve(
     event_loop: LocalRuntime,
     context: &Rc<Context>,
     service: &Arc<Service>,
-    on_ready: impl FnOnce() + 'static,
+    on_ready: impl FnOnce() -> Option<AbortHandle> + 'static,
 ) -> Result<(), String> {
     let mut worker = Worker::new(Rc::clone(context), Arc::clone(service));
     worker.on_ready = Some(Box::new(on_ready));
@@ -129,7 +133,9 @@ struct Worker {
     /// queues of its own.
     try_shared: bool,
     was_ready: bool,
-    on_ready: Option<Box<dyn FnOnce()>>,
+    on_ready: Option<Box<dyn FnOnce() -> Option<AbortHandle>>>,
+    /// What goes on beside requests.
+    aside: Option<AbortHandle>,
     exchanges: FuturesUnordered<LocalBoxFuture<'static, ()>>,
     /// Tells exchanges that the drain time is over.
     expiry: Rc<Expiry>,
@@ -143,6 +149,7 @@ struct Worker {
     full_timer: Option<Pin<Box<Sleep>>>,
     /// Its time is over: what waits is refused.
     refusing: bool,
+    pace: Pace,
     /// Messages of the shared port that could not be processed, in a row.
     failed: u32,
     queue_timer: Option<Pin<Box<Sleep>>>,
@@ -150,6 +157,7 @@ struct Worker {
     /// The last look found no router.
     orphan: bool,
     writer_timer: Option<Pin<Box<Sleep>>>,
+    metrics_timer: Option<Pin<Box<Sleep>>>,
     wake: Pin<Box<dyn Future<Output = ()>>>,
 }
 
@@ -160,6 +168,7 @@ impl Worker {
             pulse: service.watchdog.watch_me(),
             full_timer: None,
             refusing: false,
+            pace: Pace::default(),
             failed: 0,
             wake: woken(Arc::clone(&me)),
             me,
@@ -170,6 +179,8 @@ impl Worker {
             try_shared: true,
             was_ready: false,
             on_ready: None,
+            aside: None,
+            metrics_timer: None,
             exchanges: FuturesUnordered::new(),
             expiry: Rc::default(),
             drain_timer: None,
@@ -255,230 +266,6 @@ impl Worker {
         while self.context.process(watched.port()) == Processed::Message {}
     }
 
-    /// Takes requests, one at a time: takes one, lets it run as far as it can,
-    /// and only then looks for the next, so that idle siblings get theirs.
-    fn poll_requests(&mut self, cx: &mut TaskContext<'_>) -> Result<(), String> {
-        // Not before each request: those that spin would have a turn each time.
-        self.run_exchanges(cx);
-        let mut held = 0;
-        for _ in 0..BURST {
-            if self.gave_up {
-                self.decline_all();
-                return Ok(());
-            }
-            let slot = Slot::take(&self.service);
-            if slot.is_some() {
-                self.full_timer = None;
-                self.refusing = false;
-            } else if !self.has_waited(cx) {
-                return Ok(());
-            }
-            let Some(request) = self.next_request(&mut held, cx)? else {
-                self.full_timer = None;
-                self.refusing = false;
-                return Ok(());
-            };
-            match slot {
-                Some(slot) => self.admit(request, slot.fill(), cx),
-                None => {
-                    exchange::decline(&self.service, request, &self.overload());
-                    self.answered = Some(Instant::now());
-                }
-            }
-        }
-        // There may be more; let timers and sockets have their turn.
-        cx.waker().wake_by_ref();
-        Ok(())
-    }
-
-    /// Answers requests that libunit has handed over and that are too late.
-    fn decline_all(&mut self) {
-        while let Some(request) = self.context.events().next_request() {
-            exchange::decline(&self.service, request, &exchange::drained());
-            self.answered = Some(Instant::now());
-        }
-    }
-
-    /// Whether requests have waited for room for so long that they are to be
-    /// refused, all that wait.
-    fn has_waited(&mut self, cx: &mut TaskContext<'_>) -> bool {
-        if self.refusing {
-            return true;
-        }
-        if !self.something_waits(cx) {
-            self.full_timer = None;
-            return false;
-        }
-        let timeout = self.service.settings.queue_timeout;
-        self.refusing = self
-            .full_timer
-            .get_or_insert_with(|| Box::pin(sleep(timeout)))
-            .as_mut()
-            .poll(cx)
-            .is_ready();
-        self.refusing
-    }
-
-    /// Whether the queue seems to have a request, as far as can be told
-    /// without taking it; if not, the task is woken when it has.
-    fn something_waits(&self, cx: &mut TaskContext<'_>) -> bool {
-        // libunit can take a request and hand it over later, when it has learned
-        // where to answer it.
-        if self.context.events().has_requests() {
-            return true;
-        }
-        let Some(watched) = &self.shared_port else {
-            return false;
-        };
-        // With other processes at the same queue, what was left in it when
-        // this one last looked is theirs to take.
-        if self.try_shared && !self.service.settings.shares_queue {
-            return true;
-        }
-        if watched.has_input() {
-            return true;
-        }
-        if let Poll::Ready(Ok(mut guard)) = watched.poll_readable(cx) {
-            guard.clear_ready();
-            // Registers the task; what has come meanwhile will wake it.
-            let _ = watched.poll_readable(cx);
-        }
-        false
-    }
-
-    fn overload(&self) -> Failure {
-        let settings = &self.service.settings;
-        Failure::new(
-            Reason::Overload,
-            format!(
-                "all {} slots (UNIT_WASM_CONCURRENCY) have been taken for {:?} \
-                 (UNIT_WASM_QUEUE_TIMEOUT)",
-                settings.limits.concurrency, settings.queue_timeout
-            ),
-        )
-    }
-
-    /// The next request, if there is one. `held` counts those taken in this
-    /// turn that libunit holds back until the rest of them has come.
-    fn next_request(
-        &mut self,
-        held: &mut u32,
-        cx: &mut TaskContext<'_>,
-    ) -> Result<Option<Request>, String> {
-        loop {
-            // A message can bring several, when libunit had held them back.
-            let request = self.context.events().next_request();
-            if request.is_some() || self.is_draining() {
-                return Ok(request);
-            }
-            // Uploads that nobody serves yet must not be taken away from other
-            // processes. The next turn begins with the read port, where the
-            // rest of them arrives.
-            let taken = self.service.in_flight.load(Ordering::Acquire);
-            if taken.saturating_add(*held) > self.service.settings.limits.concurrency {
-                cx.waker().wake_by_ref();
-                return Ok(None);
-            }
-            if !self.take_message(cx)? {
-                return Ok(None);
-            }
-            if !self.context.events().has_requests() {
-                *held += 1;
-            }
-        }
-    }
-
-    /// Processes one message of the shared port. False if there is none and
-    /// the task will be woken when there is.
-    fn take_message(&mut self, cx: &mut TaskContext<'_>) -> Result<bool, String> {
-        let events = self.context.events();
-        if self.shared_port.is_none() {
-            let Some(port) = self.context.shared_port() else {
-                return Ok(false);
-            };
-            self.shared_port = Some(watch(port)?);
-        }
-        let Some(watched) = &self.shared_port else {
-            return Ok(false);
-        };
-        if !events.is_ready() {
-            // Asking now would lose the descriptor's readiness for good.
-            return Ok(false);
-        }
-        if !self.was_ready {
-            self.was_ready = true;
-            self.try_shared = true;
-        }
-        // libunit takes the notification of a request, says so to the router by
-        // a plain store, and looks into the queue. The processor may do the
-        // look first: then a request that comes right between is neither seen
-        // nor notified (seen on 1.35 and 1.36, about once in 7,500 requests of
-        // a single client). A second look, after a system call, sees it.
-        let mut looked = false;
-        loop {
-            let readable = watched.poll_readable(cx);
-            if readable.is_pending() && !self.try_shared && !looked {
-                return Ok(false);
-            }
-            match self.context.process(watched.port()) {
-                Processed::Message => {
-                    self.try_shared = true;
-                    self.failed = 0;
-                    return Ok(true);
-                }
-                Processed::Announcement | Processed::Quit | Processed::Nothing => {
-                    self.try_shared = false;
-                    match readable {
-                        Poll::Ready(Ok(mut guard)) => guard.clear_ready(),
-                        Poll::Ready(Err(e)) => return Err(format!("event loop: {e}")),
-                        Poll::Pending if looked => return Ok(false),
-                        Poll::Pending => {}
-                    }
-                    looked = true;
-                }
-                Processed::Failed => {
-                    // It can be a single bad message, with good ones behind it.
-                    self.failed += 1;
-                    if self.failed > FAILURES {
-                        return Err(
-                            "nxt_unit_process_port_msg keeps failing on the shared port".to_owned()
-                        );
-                    }
-                    self.try_shared = true;
-                    cx.waker().wake_by_ref();
-                    return Ok(false);
-                }
-            }
-        }
-    }
-
-    /// Lets a new request run as far as it can.
-    fn admit(&mut self, request: Request, slot: Slot, cx: &mut TaskContext<'_>) {
-        self.service.siblings.wake_idle(&self.me);
-        let app = self.service.app.clone();
-        let exchange = exchange::run(
-            Arc::clone(&self.service),
-            request,
-            Rc::clone(&self.expiry),
-            Arc::clone(&self.pulse),
-        );
-        // A panic of the host ends one exchange, whose request is failed when
-        // it is dropped.
-        let guarded = AssertUnwindSafe(exchange).catch_unwind().map(move |ended| {
-            drop(slot);
-            if let Err(panic) = ended {
-                let text = crate::unit::panic_text(&*panic);
-                app.log(Level::Alert, &format!("panic in an exchange: {text}"));
-            }
-        });
-        let mut exchange = guarded.boxed_local();
-        // What it waits for wakes this task, which then polls all that are new.
-        match exchange.poll_unpin(cx) {
-            Poll::Ready(()) => self.answered = Some(Instant::now()),
-            Poll::Pending => self.exchanges.push(exchange),
-        }
-    }
-
     fn run_exchanges(&mut self, cx: &mut TaskContext<'_>) {
         let mut ended = false;
         while let Poll::Ready(Some(())) = self.exchanges.poll_next_unpin(cx) {
@@ -504,7 +291,12 @@ impl Worker {
     /// Quits when there is no router any more, and nobody says so.
     fn look_for_router(&mut self, cx: &mut TaskContext<'_>) {
         while !self.is_draining() && poll_every(&mut self.orphan_timer, ORPHAN_CHECK, cx) {
-            let closed = self.shared_port.as_ref().is_some_and(|p| p.is_closed());
+            let closed = match &self.shared_port {
+                Some(port) => port.is_closed(),
+                // Not acknowledged yet. If the prototype has ended meanwhile, as
+                // at a stop, nobody will.
+                None => parent_id() != self.service.prototype,
+            };
             if closed && self.orphan {
                 let text = "Unit's router has gone: this process ends";
                 self.service.app.log(Level::Notice, text);
@@ -523,6 +315,9 @@ impl Worker {
     fn poll_drain(&mut self, cx: &mut TaskContext<'_>) -> bool {
         if !self.is_draining() {
             return false;
+        }
+        if let Some(aside) = self.aside.take() {
+            aside.abort();
         }
         let events = self.context.events();
         let waits = events.has_requests() || events.has_held_requests();
@@ -560,12 +355,24 @@ impl Future for Worker {
         let this = self.get_mut();
         this.pulse.begin();
         let polled = this.turn(cx);
+        flush_log();
         this.pulse.end();
         polled
     }
 }
 
 impl Worker {
+    /// Shows what was counted to those who read it, some time after.
+    fn publish(&mut self, cx: &mut TaskContext<'_>) {
+        let Some(metrics) = &self.service.metrics else {
+            return;
+        };
+        let state = self.service.state();
+        if metrics.has_changed(&state) && poll_every(&mut self.metrics_timer, METRICS_DELAY, cx) {
+            metrics.publish(&state);
+        }
+    }
+
     /// One turn of the loop.
     fn turn(&mut self, cx: &mut TaskContext<'_>) -> Poll<Result<(), String>> {
         self.me.idle.store(false, Ordering::Release);
@@ -573,8 +380,15 @@ impl Worker {
             self.wake = woken(Arc::clone(&self.me));
             self.try_shared = true;
         }
-        if self.service.settings.shares_queue && poll_every(&mut self.queue_timer, QUEUE_CHECK, cx)
-        {
+        let shares = self.service.settings.shares_queue;
+        let period = if shares {
+            QUEUE_CHECK
+        } else {
+            LONE_QUEUE_CHECK
+        };
+        // A look that finds no room must not pass for a request that waits.
+        let may_look = shares || self.service.has_room();
+        if poll_every(&mut self.queue_timer, period, cx) && may_look {
             self.try_shared = true;
             cx.waker().wake_by_ref();
         }
@@ -583,7 +397,7 @@ impl Worker {
             if self.context.events().is_ready()
                 && let Some(on_ready) = self.on_ready.take()
             {
-                on_ready();
+                self.aside = on_ready();
             }
             self.poll_requests(cx)?;
             // For the acknowledgements that a writer has begun to wait for.
@@ -603,6 +417,7 @@ impl Worker {
         } else {
             self.writer_timer = None;
         }
+        self.publish(cx);
         if self.poll_drain(cx) {
             return Poll::Ready(Ok(()));
         }

@@ -9,6 +9,7 @@ use std::ptr::{self, NonNull};
 use std::rc::{Rc, Weak};
 use std::task::Waker;
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use nxt_unit_sys as sys;
 
@@ -20,6 +21,10 @@ use super::request::Request;
 
 /// Shared memory is given back in chunks of this size, at least.
 pub const CHUNK: usize = 16 * 1024;
+
+/// How long after a large piece small responses leave shared memory alone: twice the
+/// time for which the router waits, by default, for a client that takes nothing.
+const REST: Duration = Duration::from_secs(60);
 
 /// What is known of the shared memory of this process. libunit cannot be
 /// asked, and writes an alert when a head finds too little.
@@ -40,12 +45,17 @@ enum Memory {
 #[derive(Default)]
 pub struct Events {
     requests: RefCell<VecDeque<Request>>,
+    corked: Cell<bool>,
+    /// Requests that are done, but for telling Unit.
+    done: RefCell<Vec<Request>>,
     read_port: Cell<Option<RawPort>>,
     shared_port: Cell<Option<RawPort>>,
     ready: Cell<bool>,
     draining: Cell<bool>,
     quit: Cell<bool>,
     memory: Cell<Memory>,
+    /// When much of it was last asked for, or more than there was.
+    much: Cell<Option<Instant>>,
     heads: RefCell<Vec<Waker>>,
     bodies: RefCell<Vec<Waker>>,
     gate: Gate,
@@ -79,8 +89,45 @@ impl Events {
         !self.requests.borrow().is_empty()
     }
 
-    /// Fails the requests that nobody has taken.
+    /// Tells Unit of all requests that were done meanwhile, in that order.
+    pub fn uncork(&self) {
+        self.corked.set(false);
+        // Taken out first, as finishing them can call back.
+        for request in self.done.take() {
+            request.done(true);
+        }
+    }
+
+    /// Whether a request that is done has to wait.
+    pub(super) fn is_corked(&self) -> bool {
+        self.corked.get()
+    }
+
+    /// Lets a request wait that was answered completely.
+    pub(super) fn keep(&self, request: Request) {
+        self.done.borrow_mut().push(request);
+    }
+
+    /// Whether a small response should go through shared memory, which it does not
+    /// need: with others, so that the router is told of all at once, and if there
+    /// certainly is some. What was asked for long ago has been given back, or
+    /// somebody waits for it.
+    pub(super) fn spends_memory(&self) -> bool {
+        self.is_corked()
+            && !self.is_draining()
+            && self.memory.get() != Memory::Exhausted
+            && self.much.get().is_none_or(|at| at.elapsed() > REST)
+    }
+
+    /// A large piece asks for shared memory, or a small one has found none: for some
+    /// time, small ones leave it alone.
+    pub(super) fn asks_for_much(&self) {
+        self.much.set(Some(Instant::now()));
+    }
+
+    /// Fails the requests that nobody has taken, and ends those that are done.
     pub fn drop_requests(&self) {
+        self.uncork();
         // Taken out first, as finishing them can call back.
         let requests = self.requests.take();
         drop(requests);
@@ -292,6 +339,27 @@ impl Context {
     /// some and [`Events::is_ready`], taking from it does nothing.
     pub fn shared_port(self: &Rc<Self>) -> Option<Port> {
         Some(Port::new(self.events.shared_port.get()?, self))
+    }
+
+    /// From now on requests that are done, and their responses if these are of one
+    /// message, wait for [`Events::uncork`]. Several messages in a row cost the
+    /// router, and this process, little more than one.
+    pub fn cork(self: &Rc<Self>) {
+        self.events.corked.set(true);
+        if self.events.spends_memory() {
+            self.empty_read_port();
+        }
+    }
+
+    /// Processes what there is on the read port. When libunit wants to wait for
+    /// shared memory, it takes what it finds there and keeps it until the next
+    /// message comes; a body that a request waits for may be among it.
+    pub(super) fn empty_read_port(self: &Rc<Self>) {
+        let Some(port) = self.read_port() else {
+            return;
+        };
+        let more = [Processed::Message, Processed::Announcement];
+        while more.contains(&self.process(&port)) {}
     }
 
     /// Receives and processes one message of `port`, a port of this context,

@@ -22,6 +22,7 @@
 mod conf;
 mod context;
 mod guard;
+mod lock;
 mod log;
 mod module;
 mod port;
@@ -29,15 +30,15 @@ mod process;
 mod request;
 mod watch;
 
-pub use conf::{Application, Value};
 pub use context::{CHUNK, Context, Events};
 pub use guard::{guard, panic_text};
-pub use log::{Level, log};
+pub use lock::{is_locked, try_lock};
+pub use log::{Level, flush_log, log, log_later, log_lines_later};
 pub use module::{Descriptor, Task, descriptor};
 pub use port::{Port, Processed};
 pub use process::{
     CHILD_PANICKED, CHILD_UNCONFINED, Identity, Status, application_identity, exit_now, is_root,
-    run_child, survive_file_size_limit, thread_id,
+    run_child, spawn_companion, survive_file_size_limit, thread_id,
 };
 pub use request::{Content, Fields, PLAIN, Request, SendError, head_size};
 pub use watch::WatchedPort;

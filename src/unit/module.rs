@@ -5,7 +5,9 @@ use std::ptr;
 
 use nxt_unit_sys as sys;
 
-use super::conf::Application;
+use nxt_wasm_settings::Application;
+
+use super::conf;
 use super::guard::guard;
 use super::log::{self, Level};
 
@@ -64,7 +66,7 @@ impl Task<'_> {
     /// What the application is.
     pub fn application(&self) -> Application {
         // SAFETY: unitd keeps it during the call that this value is bound to.
-        unsafe { Application::copy(self.conf) }
+        unsafe { conf::copy_application(self.conf) }
     }
 
     /// Writes to Unit's log by unitd's own logger, which works before libunit

@@ -1,8 +1,11 @@
 //! Processes: a short-lived child with fewer rights, for work that must not be
-//! done in the prototype itself, and what there is to know of this one.
+//! done in the prototype itself, one that stays beside it, and what there is to
+//! know of this one.
 
-use std::ffi::CString;
+use std::ffi::{CStr, CString};
 use std::io;
+use std::ops::ControlFlow;
+use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 /// A user and a group to become.
@@ -80,6 +83,7 @@ const WALL_TIME: Duration = Duration::from_secs(900);
 
 /// Forks, runs `work` in the child with the rights of `identity`, and waits
 /// for its end, calling `waiting` now and then with the time that has passed.
+/// When that says that it is enough, the child is killed.
 ///
 /// The child ends with the value of `work` as its exit code, without running
 /// anything else; `work` must not return before all it made is written.
@@ -92,7 +96,7 @@ const WALL_TIME: Duration = Duration::from_secs(900);
 pub fn run_child(
     identity: Option<&Identity>,
     work: impl FnOnce() -> i32,
-    mut waiting: impl FnMut(Duration),
+    mut waiting: impl FnMut(Duration) -> ControlFlow<()>,
 ) -> io::Result<Status> {
     // SAFETY: this process has a single thread, so the child may go on using
     // everything it has, allocator and locks included.
@@ -110,8 +114,9 @@ pub fn run_child(
         pid => {
             let started = std::time::Instant::now();
             let mut pause = Duration::from_millis(1);
+            let mut enough = false;
             loop {
-                if started.elapsed() > WALL_TIME {
+                if enough || started.elapsed() > WALL_TIME {
                     // SAFETY: our own child, which has not been reaped.
                     unsafe { libc::kill(pid, libc::SIGKILL) };
                 }
@@ -121,7 +126,7 @@ pub fn run_child(
                     0 => {
                         std::thread::sleep(pause);
                         pause = (pause * 2).min(Duration::from_millis(50));
-                        waiting(started.elapsed());
+                        enough |= waiting(started.elapsed()).is_break();
                     }
                     -1 => {
                         let error = io::Error::last_os_error();
@@ -139,12 +144,99 @@ pub fn run_child(
     }
 }
 
-/// Gives up what the child does not need.
-fn confine(identity: Option<&Identity>) -> io::Result<()> {
-    let check = |rc: libc::c_int| match rc {
+fn check(rc: libc::c_int) -> io::Result<()> {
+    match rc {
         0 => Ok(()),
         _ => Err(io::Error::last_os_error()),
-    };
+    }
+}
+
+/// How much less urgent than others a companion is, and all that it starts.
+const COMPANION_NICE: i32 = 10;
+
+/// When memory is short, a companion and all that it starts are ended before those
+/// that serve.
+const COMPANION_OOM_SCORE: &str = "1000";
+
+/// Where a companion has the descriptor that it keeps.
+const KEPT: RawFd = 3;
+
+/// Forks a process that goes on beside this one, its parent, and runs `work` with
+/// the rights of `identity`, at a low priority. Of the descriptors it has `keep`
+/// and the log. It ends without running anything else when `work` returns, or if
+/// it cannot become what it is to be.
+///
+/// What other processes can see as a closed descriptor, such as ports of Unit,
+/// must not be kept open by it. So `work` must not use, nor drop, what holds a
+/// descriptor that it did not open itself.
+/// Must be called in a process with a single thread, as for [`run_child`].
+///
+/// # Errors
+///
+/// The operating system's, if there can be no such process.
+pub fn spawn_companion(
+    name: &CStr,
+    identity: Option<&Identity>,
+    keep: OwnedFd,
+    work: impl FnOnce(OwnedFd) -> i32,
+) -> io::Result<()> {
+    // SAFETY: as in `run_child`.
+    match unsafe { libc::fork() } {
+        -1 => Err(io::Error::last_os_error()),
+        0 => {
+            let code = super::guard("watcher", CHILD_PANICKED, || {
+                let become_it = || {
+                    rustix::thread::set_name(name)?;
+                    rustix::process::nice(COMPANION_NICE)?;
+                    // While this file is its own, which it is not after a change of
+                    // user. It can do without.
+                    let _ = std::fs::write("/proc/self/oom_score_adj", COMPANION_OOM_SCORE);
+                    take_on(identity)?;
+                    rustix::thread::set_no_new_privs(true)?;
+                    keep_only(keep)
+                };
+                become_it().map_or(CHILD_UNCONFINED, work)
+            });
+            // SAFETY: as in `run_child`.
+            unsafe { libc::_exit(code) }
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Closes all descriptors but `keep` and the log, which is descriptor 2.
+fn keep_only(keep: OwnedFd) -> io::Result<OwnedFd> {
+    let null = std::fs::OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    let (null, keep) = (null.into_raw_fd(), keep.into_raw_fd());
+    debug_assert_ne!(null, keep);
+    if keep != KEPT {
+        // SAFETY: takes numbers. Whoever had `KEPT` in this process is not run
+        // any more, as the caller of `spawn_companion` has promised.
+        let copied = unsafe { libc::dup3(keep, KEPT, libc::O_CLOEXEC) };
+        check(copied.min(0))?;
+    }
+    // SAFETY: takes numbers; as above for whoever had these.
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, KEPT + 1, libc::c_uint::MAX, 0) };
+    if closed != 0 {
+        // Linux before 5.9, or a filter that does not know the call.
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        let limit = limit.current.unwrap_or(1 << 20).min(1 << 20);
+        for fd in KEPT + 1..RawFd::try_from(limit).unwrap_or(RawFd::MAX) {
+            // SAFETY: as above.
+            unsafe { libc::close(fd) };
+        }
+    }
+    // SAFETY: open since the call above, or as `keep`, and nobody else's.
+    Ok(unsafe { OwnedFd::from_raw_fd(KEPT) })
+}
+
+/// Gives up what the child does not need.
+fn confine(identity: Option<&Identity>) -> io::Result<()> {
     // SAFETY: PR_SET_PDEATHSIG takes a signal number. The child shall not
     // outlive a prototype that is stopped while it compiles.
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
@@ -160,6 +252,14 @@ fn confine(identity: Option<&Identity>) -> io::Result<()> {
         // SAFETY: `limit` is a valid structure.
         check(unsafe { libc::setrlimit(resource, &raw const limit) })?;
     }
+    take_on(identity)?;
+    // Changing the user clears it.
+    // SAFETY: as above.
+    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })
+}
+
+/// Becomes the user and the group, if there are any to become.
+fn take_on(identity: Option<&Identity>) -> io::Result<()> {
     let Some(&Identity { uid, gid, ref name }) = identity else {
         return Ok(());
     };
@@ -168,10 +268,7 @@ fn confine(identity: Option<&Identity>) -> io::Result<()> {
     // SAFETY: takes three numbers.
     check(unsafe { libc::setresgid(gid, gid, gid) })?;
     // SAFETY: takes three numbers.
-    check(unsafe { libc::setresuid(uid, uid, uid) })?;
-    // Changing the user clears it.
-    // SAFETY: as above.
-    check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })
+    check(unsafe { libc::setresuid(uid, uid, uid) })
 }
 
 /// Whether this process may become anybody.

@@ -12,7 +12,6 @@ use std::slice;
 use nxt_unit_sys as sys;
 
 use super::context::{Context, Events};
-use super::port::Processed;
 
 /// A libunit call for a response failed; libunit has logged why. Only
 /// [`Request::done`] with `false` can follow.
@@ -198,17 +197,19 @@ impl Request {
                 "a response head of that size, nxt_unit_response_init",
             ));
         };
-        if head_size(fields, content.len()) > PLAIN {
-            self.empty_read_port();
+        let small = head_size(fields, content.len()) <= PLAIN;
+        if !small {
+            self.context.empty_read_port();
         }
-        self.events().gate().reset();
-        // SAFETY: the request is live, on its thread, without a response.
-        let rc = unsafe { sys::nxt_unit_response_init(raw, status, count, size) };
-        if self.events().gate().has_refused() {
-            self.events().wrote(false);
+        // What is larger than that goes through shared memory.
+        let spends = small && last && self.events().spends_memory();
+        let spent = spends && self.init_response(status, count, SPENT).unwrap_or(false);
+        if spends && !spent {
+            self.events().asks_for_much();
+        }
+        if !spent && !self.init_response(status, count, size)? {
             return Ok(false);
         }
-        check(rc, "nxt_unit_response_init")?;
         // From here on only `done` can follow a failure.
         self.begun = true;
         for (name, value) in fields {
@@ -245,15 +246,18 @@ impl Request {
         Ok(true)
     }
 
-    /// Processes what there is on the read port. When libunit wants to wait for
-    /// shared memory, it takes what it finds there and keeps it until the next
-    /// message comes; a body that a request waits for may be among it.
-    fn empty_read_port(&self) {
-        let Some(port) = self.context.read_port() else {
-            return;
-        };
-        let more = [Processed::Message, Processed::Announcement];
-        while more.contains(&self.context.process(&port)) {}
+    /// Prepares a response of that size. False if that needs shared memory and
+    /// there is none.
+    fn init_response(&mut self, status: u16, fields: u32, size: u32) -> Result<bool, SendError> {
+        self.events().gate().reset();
+        // SAFETY: the request is live, on its thread, without a response.
+        let rc = unsafe { sys::nxt_unit_response_init(self.raw.as_ptr(), status, fields, size) };
+        if self.events().gate().has_refused() {
+            self.events().wrote(false);
+            return Ok(false);
+        }
+        check(rc, "nxt_unit_response_init")?;
+        Ok(true)
     }
 
     /// Sends a piece of the body, after the head, without ever waiting.
@@ -281,6 +285,7 @@ impl Request {
             .filter(|&written| written <= piece.len())
             .ok_or(SendError(NAME))?;
         if piece.len() > PLAIN {
+            self.events().asks_for_much();
             self.events().wrote(written == piece.len());
         }
         Ok(written)
@@ -289,6 +294,10 @@ impl Request {
     /// Finishes the request: `complete` says that the response is as the
     /// client should have it.
     pub fn done(self, complete: bool) {
+        if complete && self.events().is_corked() {
+            let context = Rc::clone(&self.context);
+            return context.events().keep(self);
+        }
         let mut this = ManuallyDrop::new(self);
         this.finish(complete);
         // SAFETY: `this` is never used or dropped again, so the count is
@@ -320,6 +329,9 @@ impl Drop for Request {
 
 /// Bytes of the largest message that libunit sends without shared memory.
 pub const PLAIN: usize = 1024;
+
+/// Bytes of fields and content that make libunit take shared memory for a response.
+const SPENT: u32 = 1025;
 
 /// Bytes of `nxt_unit_response_t` before its fields.
 const RESPONSE: usize = 24;
