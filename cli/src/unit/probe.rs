@@ -1,0 +1,170 @@
+//! Whether an application answers.
+
+use std::net::Ipv6Addr;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use hyper::Method;
+use serde_json::Value;
+
+use super::client::{self, Address, Question};
+
+/// Between two attempts: at first, and at most.
+const PAUSE: Duration = Duration::from_millis(50);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// For one attempt.
+const ATTEMPT: Duration = Duration::from_secs(10);
+
+/// A request that an application is to answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Probe {
+    /// Where it is sent.
+    pub address: Address,
+    /// Path and query.
+    pub path: String,
+    /// What `Host` says.
+    pub host: String,
+    /// For all attempts.
+    pub timeout: Duration,
+}
+
+/// An answer with a status under 500.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// The status.
+    pub status: u16,
+    /// How long it took, from the first attempt.
+    pub took: Duration,
+}
+
+impl Probe {
+    /// Asks until there is an answer with a status under 500, or the time is over.
+    pub fn ask(&self) -> Result<Answered, String> {
+        let begin = Instant::now();
+        let mut pause = PAUSE;
+        loop {
+            let left = self.timeout.saturating_sub(begin.elapsed());
+            let question = Question {
+                method: Method::GET,
+                path: &self.path,
+                host: &self.host,
+                body: None,
+                timeout: left.clamp(PAUSE, ATTEMPT),
+            };
+            let problem = match client::ask(&self.address, question) {
+                Ok(answer) if answer.status < 500 => {
+                    return Ok(Answered {
+                        status: answer.status,
+                        took: begin.elapsed(),
+                    });
+                }
+                Ok(answer) => format!("status {}", answer.status),
+                Err(error) => error.to_string(),
+            };
+            if begin.elapsed() + pause >= self.timeout {
+                return Err(format!(
+                    "GET {} at {}: {problem}, for {} s",
+                    self.path,
+                    self.address,
+                    self.timeout.as_secs()
+                ));
+            }
+            std::thread::sleep(pause);
+            // Each failure may be some lines in Unit's log.
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+}
+
+/// The listener through which an application can be asked over plain HTTP: `wanted`, or
+/// the first that passes to one of `targets`.
+pub fn listener(config: &Value, targets: &[&str], wanted: Option<&str>) -> Result<Address, String> {
+    let listeners = config.get("listeners").and_then(Value::as_object);
+    let passes = |listener: &Value| {
+        let pass = listener.get("pass").and_then(Value::as_str);
+        pass.is_some_and(|pass| targets.contains(&pass))
+    };
+    let mut tls = false;
+    for (at, listener) in listeners.into_iter().flatten() {
+        if wanted.is_some_and(|wanted| wanted != at) || !passes(listener) {
+            continue;
+        }
+        match listener.get("tls") {
+            None => return address(at),
+            Some(_) => tls = true,
+        }
+    }
+    Err(match tls {
+        true => "its only listener has TLS, through which is not asked: --no-probe".to_owned(),
+        false => "no listener passes to \"routes\": --listener '*:8080' makes one, and \
+                  --no-probe does without"
+            .to_owned(),
+    })
+}
+
+/// Where a listener is reached from this machine.
+fn address(listener: &str) -> Result<Address, String> {
+    if let Some(path) = listener.strip_prefix("unix:") {
+        return Ok(Address::Unix(PathBuf::from(path)));
+    }
+    let parts = listener.rsplit_once(':');
+    let parts = parts.and_then(|(host, port)| Some((host, port.parse().ok()?)));
+    let (host, port) = parts.ok_or_else(|| format!("{listener:?} is no address of a listener"))?;
+    let host = match host.trim_matches(['[', ']']) {
+        "*" | "0.0.0.0" => "127.0.0.1".to_owned(),
+        host if host.parse() == Ok(Ipv6Addr::UNSPECIFIED) => "::1".to_owned(),
+        host => host.to_owned(),
+    };
+    Ok(Address::Tcp(host, port))
+}
+
+/// Whether `text` can be the address of a listener.
+pub fn check_listener(text: &str) -> Result<(), String> {
+    let wrong = || format!("listener {text:?}: an address is needed: *:8080, 127.0.0.1:8080");
+    let at = address(text).map_err(|_| wrong())?;
+    match at {
+        Address::Tcp(_, 0) => Err(wrong()),
+        Address::Tcp(host, _) if host.parse::<std::net::IpAddr>().is_err() => Err(wrong()),
+        Address::Unix(path) if !path.is_absolute() => Err(wrong()),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn listeners_are_found() {
+        let tcp = |host: &str, port| Ok(Address::Tcp(host.to_owned(), port));
+        let mut config = json!({ "listeners": {
+            "*:443": { "pass": "routes", "tls": { "certificate": "x" } },
+            "127.0.0.1:81": { "pass": "applications/other" },
+        }});
+        let shop = ["routes", "applications/shop"];
+        let tls = listener(&config, &shop, None).unwrap_err();
+        assert!(tls.contains("TLS"), "{tls}");
+        assert_eq!(
+            listener(&config, &["routes", "applications/other"], None),
+            tcp("127.0.0.1", 81)
+        );
+        config["listeners"]["[::]:82"] = json!({ "pass": "routes" });
+        assert_eq!(listener(&config, &shop, None), tcp("::1", 82));
+        config["listeners"]["*:83"] = json!({ "pass": "routes" });
+        assert_eq!(listener(&config, &shop, Some("*:83")), tcp("127.0.0.1", 83));
+        assert!(listener(&config, &shop, Some("*:443")).is_err());
+        let none = listener(&json!({}), &shop, None).unwrap_err();
+        assert!(none.contains("--listener"), "{none}");
+    }
+
+    #[test]
+    fn addresses_of_listeners() {
+        for good in ["*:8080", "127.0.0.1:80", "[::1]:80", "unix:/run/a.sock"] {
+            assert_eq!(check_listener(good), Ok(()), "{good}");
+        }
+        for bad in ["", "8080", "localhost:80", "*:", "*:0", "*:70000", "unix:a"] {
+            assert!(check_listener(bad).is_err(), "{bad}");
+        }
+    }
+}
