@@ -33,7 +33,7 @@ BENCH_SECONDS ?= 2
 BENCH_ROUNDS ?= 5
 BENCH_ROWS ?=
 
-.PHONY: help setup build standin unit freeunit type-wasm run check lint test unittest e2e hostile fuzz bench bench-unit bench-freeunit bench-standin guests install
+.PHONY: help setup build standin unit freeunit type-wasm run check lint test unittest e2e hostile fuzz bench bench-unit bench-freeunit bench-standin guests examples cli dist install
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -76,6 +76,10 @@ build: standin ## Build for the stand-in, and for the Unit trees that are there
 	@if [ -e $(FREEUNIT_SRC)/build/src/nxt_unit.o ]; then $(MAKE) --no-print-directory freeunit; \
 	else echo "No built FreeUnit tree at FREEUNIT_SRC=$(FREEUNIT_SRC): left out."; fi
 
+cli: setup ## Build the tool nxt-wasm
+	UNIT_SRC= $(CARGO) build --locked --profile $(PROFILE) --package nxt-wasm
+	install -D -m 755 $(TARGET)/$(PROFILE_DIR)/nxt-wasm $(OUT)/nxt-wasm
+
 run: standin ## Serve the example through the stand-in
 	@tools/run-example $(OUT)/standin $(LISTEN)
 
@@ -92,7 +96,7 @@ unittest: setup ## Unit tests and tests of the runtime
 
 test: unittest e2e ## All tests
 
-e2e: build type-wasm ## End-to-end tests on every host there is
+e2e: build type-wasm cli ## End-to-end tests on every host there is
 	tools/e2e $(OUT) $(E2E_FILTER)
 
 hostile: build ## Hostile guests, HOSTILE_ROUNDS times each (1000), on every host
@@ -123,6 +127,17 @@ bench: ## Measure against native C and other PEERs, BENCH_ROUNDS x BENCH_SECONDS
 
 guests: ## Build the example and test guests anew
 	tools/build-guests
+
+examples: ## Build the examples in all languages, as far as this machine can
+	tools/build-examples
+
+# FREEUNIT_SRC=... is a tree like any other: UNIT_SRC=$(FREEUNIT_SRC) packs for it.
+dist: PROFILE := $(if $(filter-out file,$(origin PROFILE)),$(PROFILE),release)
+dist: ## Pack module, nxt-wasm and docs for UNIT_SRC into build/dist
+	@[ -e $(UNIT_SRC)/build/src/nxt_unit.o ] || { echo "No built Unit tree at UNIT_SRC=$(UNIT_SRC)."; exit 1; }
+	$(MAKE) --no-print-directory cli unit PROFILE=$(PROFILE)
+	tools/dist $(OUT)/unit/modules/$(MODULE) $(OUT)/nxt-wasm $(UNIT_SRC) $(OUT)/dist
+	tools/check-dist $(OUT)/dist
 
 install: ## Build for UNIT_SRC and install into its modules directory
 	$(MAKE) --no-print-directory unit PROFILE=release

@@ -1,12 +1,15 @@
 # What the tools for guests have in common. Sourced, not run, in the
 # repository's folder.
 #
-# A guest whose component is committed is a folder under example/ or
-# tests/guests/. Its component FOLDER.wasm lies beside the source, and
-# component.sha256 ties the two together.
+# A guest whose component is committed is a folder under example/ (or in a folder
+# there, of which an application has several) or tests/guests/. Its component FOLDER.wasm lies beside the source, and
+# component.sha256 ties the two together. One that is made to be composed names
+# the folder of another guest in its setting `plug`; FOLDER-OTHER.wasm is both.
 
 debian_packages=rustc,cargo,libstd-rust-dev-wasm32,lld,gcc,libc6-dev,ca-certificates
 debian_packages+=,clang,wasi-libc,libclang-rt-dev-wasm32
+
+wit_bindgen_version=0.63.0
 
 fail() {
     echo "$(basename "$0"): $*" >&2
@@ -16,15 +19,28 @@ fail() {
 # Folders of the Rust guests, one per line: each is a workspace of its own.
 rust_guests() {
     local manifest
-    for manifest in example/*/Cargo.toml tests/guests/*/Cargo.toml; do
+    for manifest in example/*/Cargo.toml example/*/*/Cargo.toml tests/guests/*/Cargo.toml; do
         [ -e "$manifest" ] && dirname "$manifest"
     done
+}
+
+# Folders of the guests in C, one per line.
+c_guests() {
+    echo example/c
+    echo tests/guests/c-hello
 }
 
 # Folders of all guests whose component is committed, one per line.
 committed_guests() {
     rust_guests
-    echo tests/guests/c-hello
+    c_guests
+}
+
+# Whether component $1, which is not committed, is newer than the sources of guest
+# $2, the WIT and the tool that builds it.
+up_to_date() {
+    [ -e "$1" ] && [ -z "$(find "$2" wit "$0" -type f -newer "$1" \
+        ! -name '*.md' ! -name config.json ! -path '*/__pycache__/*' -print -quit)" ]
 }
 
 # The value of key $2 of [package.metadata.component] of the guest in folder $1;
@@ -39,14 +55,34 @@ guest_setting() {
 # takes from elsewhere in the repository is in its list `shared`.
 guest_sources() (
     shopt -s nullglob
-    local path paths=() shared
+    local path paths=() shared plug
     shared=$(guest_setting "$1" shared)
+    plug=$(guest_setting "$1" plug)
     cd "$1"
+    [ -z "$plug" ] || shared+=" $plug/$(basename "$plug").wasm"
     for path in *.c Cargo.toml Cargo.lock src wit $shared; do
         [ -e "$path" ] && paths+=("$path")
     done
     find "${paths[@]}" -type f ! -name '*.md' | LC_ALL=C sort
 )
+
+# Components of the guest in folder $1, relative to it.
+guest_components() {
+    local name plug
+    name=$(basename "$1")
+    plug=$(guest_setting "$1" plug)
+    echo "$name.wasm"
+    [ -z "$plug" ] || echo "$name-$(basename "$plug").wasm"
+}
+
+# Whether the rustc on the PATH has the targets.
+host_has_targets() {
+    local target libraries
+    for target in wasm32-wasip1 wasm32-wasip2; do
+        libraries=$(rustc --print target-libdir --target "$target" 2>/dev/null) || return 1
+        [ -d "$libraries" ] || return 1
+    done
+}
 
 # Makes a Debian trixie root in $1 unless it is there already. It needs no
 # network afterwards.
@@ -82,6 +118,30 @@ componentize() {
     echo "${COMPONENTIZE:-${CARGO_TARGET_DIR:-target}/release/componentize}"
 }
 
+# Prints the path of program $1 of the package $2 in Cargo's registry, installed if
+# need be; the rest are arguments of cargo.
+cargo_tool() {
+    local program=$1 package=$2
+    shift 2
+    cargo install --quiet --locked --root build/tools "$@" "$package" >&2
+    echo "build/tools/bin/$program"
+}
+
+# Prints the path of wit-bindgen.
+wit_bindgen() {
+    echo "${WIT_BINDGEN:-$(cargo_tool wit-bindgen wit-bindgen-cli@$wit_bindgen_version \
+        --no-default-features --features c,go)}"
+}
+
+# Makes folder $1 with the WIT of the guest in folder $2, and in deps/ all of WASI
+# 0.2 that it can refer to.
+guest_wit() {
+    rm -rf "$1"
+    mkdir -p "$1/deps"
+    cp "$2"/wit/*.wit "$1"
+    cp -r wit/deps/{cli,clocks,filesystem,http,io,random,sockets} "$1/deps"
+}
+
 # Puts the WIT of WASI 0.2, which the wasi crate carries, into folder $1.
 wasi_wit() {
     local vendor
@@ -107,13 +167,15 @@ refuse_machine_paths() {
 
 # Writes the record of the guest in folder $1, built by compiler $2.
 record_component() (
-    local component
-    component=$(basename "$1").wasm
+    local component components
+    components=$(guest_components "$1")
     cd "$1"
     {
         echo "# $2"
         guest_sources . | xargs -d '\n' sha256sum
-        sha256sum "$component"
+        xargs -d '\n' sha256sum <<<"$components"
     } >component.sha256
-    echo "$1/$component: $(stat -c %s "$component") bytes"
+    for component in $components; do
+        echo "$1/$component: $(stat -c %s "$component") bytes"
+    done
 )

@@ -6,6 +6,10 @@
 //!
 //! This is the step that `cargo build --target wasm32-wasip2` does by itself;
 //! it is here for toolchains that have only preview 1.
+//!
+//! It also composes two components into one.
+
+mod compose;
 
 use std::env;
 use std::fs;
@@ -18,12 +22,14 @@ use wit_component::{ComponentEncoder, DecodedWasm};
 
 const USAGE: &str = "\
 usage: componentize [--reactor | --proxy | --command] MODULE -o COMPONENT
+       componentize --plug PLUG SOCKET -o COMPONENT
        componentize --show COMPONENT
 
   --reactor  adapter for libraries, with all of wasi:cli (default)
   --proxy    adapter for libraries that need no more than wasi:http/proxy:
              no environment, arguments, files or exit
   --command  adapter for programs with a main function
+  --plug     make one component of two: SOCKET, with imports satisfied by PLUG
   --show     print a component's imports and exports, one per line";
 
 /// What the command line asks for.
@@ -31,6 +37,11 @@ enum Action {
     Encode {
         adapter: &'static [u8],
         module: PathBuf,
+        component: PathBuf,
+    },
+    Compose {
+        plug: PathBuf,
+        socket: PathBuf,
         component: PathBuf,
     },
     Show(PathBuf),
@@ -49,7 +60,8 @@ fn main() -> ExitCode {
 
 fn parse(mut args: impl Iterator<Item = String>) -> Result<Action> {
     let mut adapter = adapters::WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER;
-    let mut module = None;
+    let mut plug = None;
+    let mut input = None;
     let mut component = None;
 
     while let Some(arg) = args.next() {
@@ -57,6 +69,7 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Action> {
             "--reactor" => adapter = adapters::WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
             "--proxy" => adapter = adapters::WASI_SNAPSHOT_PREVIEW1_PROXY_ADAPTER,
             "--command" => adapter = adapters::WASI_SNAPSHOT_PREVIEW1_COMMAND_ADAPTER,
+            "--plug" => plug = Some(args.next().context("--plug takes a file")?),
             "--show" => {
                 let file = args.next().context("--show takes a file")?;
                 return Ok(Action::Show(file.into()));
@@ -64,18 +77,23 @@ fn parse(mut args: impl Iterator<Item = String>) -> Result<Action> {
             "-o" => component = Some(args.next().context("-o takes a file")?),
             "-h" | "--help" => return Ok(Action::Help),
             _ if arg.starts_with('-') => bail!("unknown option {arg}\n{USAGE}"),
-            _ if module.is_some() => bail!("more than one module given\n{USAGE}"),
-            _ => module = Some(arg),
+            _ if input.is_some() => bail!("more than one input given\n{USAGE}"),
+            _ => input = Some(arg),
         }
     }
 
-    match (module, component) {
-        (Some(module), Some(component)) => Ok(Action::Encode {
+    match (plug, input, component) {
+        (None, Some(module), Some(component)) => Ok(Action::Encode {
             adapter,
             module: module.into(),
             component: component.into(),
         }),
-        _ => bail!("a module and -o are needed\n{USAGE}"),
+        (Some(plug), Some(socket), Some(component)) => Ok(Action::Compose {
+            plug: plug.into(),
+            socket: socket.into(),
+            component: component.into(),
+        }),
+        _ => bail!("an input and -o are needed\n{USAGE}"),
     }
 }
 
@@ -88,8 +106,17 @@ fn run(action: Action) -> Result<()> {
         } => {
             let bytes = encode(adapter, &read(&module)?)
                 .with_context(|| format!("cannot make a component of {}", module.display()))?;
-            fs::write(&component, bytes)
-                .with_context(|| format!("cannot write {}", component.display()))
+            write(&component, &bytes)
+        }
+        Action::Compose {
+            plug,
+            socket,
+            component,
+        } => {
+            let bytes = compose::compose(&read(&plug)?, &read(&socket)?).with_context(|| {
+                format!("cannot plug {} into {}", plug.display(), socket.display())
+            })?;
+            write(&component, &bytes)
         }
         Action::Show(component) => {
             let lines = surface(&read(&component)?)
@@ -106,6 +133,10 @@ fn run(action: Action) -> Result<()> {
 
 fn read(path: &Path) -> Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("cannot read {}", path.display()))
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<()> {
+    fs::write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn encode(adapter: &[u8], module: &[u8]) -> Result<Vec<u8>> {
@@ -183,6 +214,9 @@ mod tests {
             "-o out.wasm",
             "in.wasm -o",
             "a b -o c",
+            "--plug a b",
+            "--plug a -o c",
+            "b -o c --plug",
             "--show",
             "--what",
         ] {
@@ -228,6 +262,31 @@ mod tests {
             surface
                 .iter()
                 .any(|line| line.starts_with("export wasi:http/incoming-handler@0.2."))
+        );
+    }
+
+    #[test]
+    fn a_composed_component_imports_nothing_that_was_plugged_in() {
+        let Ok(Action::Compose { plug, socket, .. }) = action("--plug p.wasm s.wasm -o c.wasm")
+        else {
+            panic!("--plug is refused");
+        };
+        assert_eq!((plug, socket), ("p.wasm".into(), "s.wasm".into()));
+
+        let hello = include_bytes!("../../../example/hello-p3/hello-p3.wasm");
+        let middleware = include_bytes!("../../../example/middleware/middleware.wasm");
+        let handler = "wasi:http/handler@0.3.0";
+        let before = surface(middleware).expect("a surface");
+        assert!(before.contains(&format!("import {handler}")));
+
+        let composed = compose::compose(hello, middleware).expect("a component");
+        let after = surface(&composed).expect("a surface");
+        assert!(!after.contains(&format!("import {handler}")));
+        assert!(after.contains(&format!("export {handler}")));
+
+        assert!(
+            compose::compose(hello, hello).is_err(),
+            "nothing to plug in"
         );
     }
 }
