@@ -45,10 +45,10 @@ fn the_control_api_answers_like_units() {
     assert_eq!(host.control("PATCH", "/config", "{}").0, 405);
     // An application that is used cannot go.
     assert_eq!(host.control("DELETE", "/config/applications/a", "").0, 400);
-    let listener = format!("/config/listeners/127.0.0.1:{}", host.port);
+    let listener = format!("/config/listeners/{}", host.addr);
     assert_eq!(host.control("DELETE", &listener, "").0, 200);
     assert_eq!(host.control("DELETE", "/config/applications/a", "").0, 200);
-    assert!(std::net::TcpStream::connect(("127.0.0.1", host.port)).is_err());
+    assert!(std::net::TcpStream::connect(host.addr).is_err());
     host.until("end of the processes", || host.children().is_empty());
     assert_eq!(
         host.control("GET", "/control/applications/a/restart", "").0,

@@ -28,7 +28,7 @@ fn requests_are_shown_as_they_came() {
         "version=HTTP/1.1",
         "server=example.com",
         "remote=127.0.0.1",
-        "local=127.0.0.1",
+        &format!("local={}", host.addr.ip()),
         "length=2",
         "fd=0",
         "tls=0",

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use crate::{Case, cases};
 
 pub fn cases() -> Vec<Case> {
-    cases!["access", All:
+    cases!["access", Both:
         directory_as_a_string_is_read_write,
         directory_as_an_object_is_read_only,
         directory_as_an_object_read_write,

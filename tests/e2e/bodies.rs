@@ -12,7 +12,7 @@ use crate::{Case, cases};
 const TEN_MB: usize = 10_000_000;
 
 pub fn cases() -> Vec<Case> {
-    cases!["bodies", All:
+    cases!["bodies", Both:
         ten_megabytes_echoed_with_a_length,
         ten_megabytes_echoed_chunked,
         ten_megabytes_hashed,

@@ -5,6 +5,7 @@ use std::fs;
 use std::path::PathBuf;
 
 use harness::config::Config;
+use harness::host::Wasi;
 use harness::log::Failure;
 use harness::{App, Host, Request, Server, guests};
 
@@ -12,7 +13,7 @@ use crate::failures::assert_generic;
 use crate::{Case, cases};
 
 pub fn cases() -> Vec<Case> {
-    cases!["bounds", All:
+    cases!["bounds", Both:
         every_bound_is_named_with_its_limit,
         component_handles,
         settings_that_were_configured_are_named,
@@ -41,38 +42,66 @@ fn assert_line(failure: &Failure, app: &str, reason: &str, detail: &str) {
     assert!(failure.detail.starts_with(detail), "{failure:?}");
 }
 
+/// What stops a guest of either version.
+const BOUNDS: [(&str, &str); 2] = [
+    (
+        "/bigheaders?count=1&size=20000000",
+        "over 16777216 bytes passed to the host in one call, limit 16777216 (fixed)",
+    ),
+    (
+        "/recurse",
+        "the stack is used up, limit 524288 bytes (UNIT_WASM_STACK)",
+    ),
+];
+
+const BOUNDS_OF_0_2: [(&str, &str); 3] = [
+    (
+        "/handles-forever",
+        "1001 host resources held, limit 1000 (fixed)",
+    ),
+    (
+        "/random?bytes=1073741824",
+        "1073741824 random bytes wanted in one call, limit 16777216 (fixed)",
+    ),
+    (
+        "/bigheaders?count=1024&size=1024",
+        "header fields of over 131072 bytes, limit 131072 (fixed)",
+    ),
+];
+
+const BOUNDS_OF_0_3: [(&str, &str); 1] = [(
+    "/handles-forever",
+    "1001 component handles held, limit 1000 (fixed)",
+)];
+
 fn every_bound_is_named_with_its_limit(host: &Host) {
     let server = Server::start(host, App::lab());
-    for (number, (target, detail)) in [
-        (
-            "/handles-forever",
-            "1001 host resources held, limit 1000 (fixed)",
-        ),
-        (
-            "/random?bytes=1073741824",
-            "1073741824 random bytes wanted in one call, limit 16777216 (fixed)",
-        ),
-        (
-            "/bigheaders?count=1024&size=1024",
-            "header fields of over 131072 bytes, limit 131072 (fixed)",
-        ),
-        (
-            "/bigheaders?count=1&size=20000000",
-            "over 16777216 bytes passed to the host in one call, limit 16777216 (fixed)",
-        ),
-        (
-            "/recurse",
-            "the stack is used up, limit 524288 bytes (UNIT_WASM_STACK)",
-        ),
-    ]
-    .into_iter()
-    .enumerate()
-    {
+    let own: &[_] = match host.wasi {
+        Wasi::V02 => &BOUNDS_OF_0_2,
+        Wasi::V03 => &BOUNDS_OF_0_3,
+    };
+    for (number, (target, detail)) in own.iter().chain(&BOUNDS).enumerate() {
         let id = format!("bound-{number}");
         let failure = failure(&server, target, &id, 500);
         assert_line(&failure, "lab", "trap", detail);
     }
+    if host.wasi == Wasi::V03 {
+        told_to_the_guest(&server);
+    }
     server.finish();
+}
+
+/// In WASI 0.3 a guest may be given fewer random bytes than it asks for, and of
+/// fields that are too large it is told.
+fn told_to_the_guest(server: &Server) {
+    let given = server.get("/random?bytes=1073741824").ok().text();
+    assert_eq!(given, "16777216\n");
+    let fields = |count: u32| {
+        let target = format!("/bigheaders?count={count}&size=1024");
+        server.get(target).ok().text()
+    };
+    assert_eq!(fields(100), "bigheaders\n");
+    assert_eq!(fields(1024), "refused: SizeExceeded\n");
 }
 
 /// A component that the repository has as text, in a file of its own.

@@ -13,7 +13,7 @@ use crate::startup::assert_refused;
 use crate::{Case, cases};
 
 pub fn cases() -> Vec<Case> {
-    cases!["budgets", All:
+    cases!["budgets", Both:
         smallest_memory,
         largest_memory,
         memory_that_is_not_enough_to_start,

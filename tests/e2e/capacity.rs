@@ -11,7 +11,7 @@ use harness::{App, Conn, Host, Request, Server};
 use crate::{Case, cases};
 
 pub fn cases() -> Vec<Case> {
-    cases!["capacity", All:
+    cases!["capacity", Both:
         requests_that_wait_too_long_are_refused,
         waiting_requests_get_their_turn,
         a_thousand_sleepers_in_one_process,

@@ -3,6 +3,7 @@
 use std::thread;
 use std::time::{Duration, Instant};
 
+use harness::http::{Error, PATIENCE};
 use harness::load::{self, Client, body_of};
 use harness::{App, Host, Request, Server};
 use serde_json::json;
@@ -10,7 +11,7 @@ use serde_json::json;
 use crate::{Case, cases};
 
 pub fn cases() -> Vec<Case> {
-    cases!["concurrency", All:
+    cases!["concurrency", Both:
         two_hundred_bodies_are_never_mixed,
         two_hundred_sleepers_at_once,
         mixed_load,
@@ -19,6 +20,8 @@ pub fn cases() -> Vec<Case> {
         mixed_load_on_two_processes_of_two_threads,
         the_cap_queues_and_loses_nothing,
         every_request_has_a_fresh_instance,
+        small_requests_of_many_clients,
+        a_batch_does_not_wait_for_its_slowest,
     ]
 }
 
@@ -133,5 +136,52 @@ fn every_request_has_a_fresh_instance(host: &Host) {
         assert_eq!(response.ok().text(), "1\n");
     }
     drop(conn);
+    server.finish();
+}
+
+/// Requests that are over so quickly that they come and go in batches.
+fn quick_ones(server: &Server) {
+    const EACH: u64 = 25;
+    let addr = server.addr();
+    let clients: Vec<Client> = (0..16).map(|_| Client::keeping(addr)).collect();
+    // The numbers of `mixed` that ask for an answer of a few bytes.
+    let tally = load::run(clients, EACH, |client, number| {
+        load::mixed(client, number * 6 + 4 + number % 2)
+    });
+    tally.assert_clean();
+    assert_eq!(tally.done, 16 * EACH);
+}
+
+fn small_requests_of_many_clients(host: &Host) {
+    for threads in ["1", "2"] {
+        let server = Server::start(host, App::lab().env("UNIT_WASM_THREADS", threads));
+        for _ in 0..4 {
+            quick_ones(&server);
+        }
+        server.finish();
+    }
+}
+
+fn a_batch_does_not_wait_for_its_slowest(host: &Host) {
+    let app = App::lab().env("UNIT_WASM_CPU_TIME", "2s");
+    let server = Server::start(host, app);
+    for slow in [0, 3, 7] {
+        quick_ones(&server);
+        let mut conns: Vec<_> = (0..8).map(|_| server.connect()).collect();
+        for (number, conn) in conns.iter_mut().enumerate() {
+            let target = if number == slow { "/spin" } else { "/counter" };
+            conn.send(&Request::get(target).bytes()).unwrap();
+        }
+        let mut spinning = conns.remove(slow);
+        for conn in &mut conns {
+            let response = conn.read_response(false).unwrap();
+            assert_eq!(response.ok().text(), "1\n");
+        }
+        spinning.set_patience(Duration::from_millis(50));
+        let answer = spinning.read_response(false);
+        assert!(matches!(answer, Err(Error::Timeout)), "{answer:?}");
+        spinning.set_patience(PATIENCE);
+        assert_eq!(spinning.read_response(false).unwrap().status(), 504);
+    }
     server.finish();
 }

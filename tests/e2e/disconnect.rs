@@ -9,7 +9,7 @@ use harness::{App, Conn, Host, Request, Server};
 use crate::{Case, cases};
 
 pub fn cases() -> Vec<Case> {
-    cases!["disconnect", All:
+    cases!["disconnect", Both:
         a_hundred_clients_leave_within_a_download,
         a_hundred_clients_leave_before_the_answer,
         clients_leave_within_their_upload,
@@ -19,7 +19,8 @@ pub fn cases() -> Vec<Case> {
 const MIB: u64 = 1 << 20;
 
 /// What memory may grow by in a test of a hundred lost clients. The router of
-/// FreeUnit has been seen to keep 34 MiB of free heap after them.
+/// FreeUnit has been seen to keep 34 MiB of free heap after them, that of Unit 70 MiB
+/// on a busy machine.
 const BOUND: u64 = 64 * MIB;
 
 /// Causes a loss ten times as a warm-up and a hundred times in earnest;
@@ -32,15 +33,24 @@ fn lose_clients(host: &Host, lose: impl Fn(&Server)) {
     server.get("/").ok();
     server.settle();
     let processes = [server.worker("lab"), server.router()];
-    let before = processes.map(|process| process.memory().anonymous);
+    let resident = || processes.map(|process| process.memory().anonymous);
     let neighbours = Load::neighbours(server.addr());
-    for _ in 0..100 {
-        lose(&server);
+    // What a heap keeps for the next time it does not take once more.
+    let mut grown = [0; 2];
+    for _ in 0..2 {
+        let before = resident();
+        for _ in 0..100 {
+            lose(&server);
+        }
+        neighbours.wait_for_more(4);
+        let after = resident();
+        grown = [0, 1].map(|n: usize| after[n].saturating_sub(before[n]));
+        if grown.iter().all(|grown| *grown < BOUND) {
+            break;
+        }
     }
-    neighbours.wait_for_more(4);
     neighbours.stop().assert_clean();
-    for (process, before) in processes.into_iter().zip(before) {
-        let grown = process.memory().anonymous.saturating_sub(before);
+    for (process, grown) in processes.into_iter().zip(grown) {
         let name = process.command();
         assert!(grown < BOUND, "{name} grew by {} MiB", grown / MIB);
     }

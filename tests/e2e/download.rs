@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 use crate::{Case, cases};
 
 pub fn cases() -> Vec<Case> {
-    cases!["download", All:
+    cases!["download", Both:
         two_hundred_megabytes_slowly_then_fast,
         small_writes_to_a_stuck_client,
         large_writes_to_a_stuck_client,
@@ -33,12 +33,12 @@ const BOUND: u64 = 48 * MIB;
 const SHARED_BOUND: u64 = 110 * MIB;
 
 /// Watches the memory of worker and router while a response is under way.
-struct Watch {
+pub struct Watch {
     processes: [(&'static str, Process, Memory); 2],
 }
 
 impl Watch {
-    fn new(server: &Server) -> Self {
+    pub fn new(server: &Server) -> Self {
         let worker = server.worker("lab");
         let router = server.router();
         Self {
@@ -50,7 +50,7 @@ impl Watch {
     }
 
     #[track_caller]
-    fn check(&self, when: &str) {
+    pub fn check(&self, when: &str) {
         for (name, process, before) in &self.processes {
             let now = process.memory();
             let grown = now.anonymous.saturating_sub(before.anonymous);
@@ -70,7 +70,7 @@ impl Watch {
 }
 
 /// Reads for some time at a rate of about `piece` bytes per 10 ms.
-fn read_slowly(conn: &mut Conn, expected: &mut Download, pieces: usize) {
+pub fn read_slowly(conn: &mut Conn, expected: &mut Download, pieces: usize) {
     for _ in 0..pieces {
         let piece = conn.read_some().unwrap().expect("more body");
         expected.check(&piece).unwrap();

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::{Case, cases};
 
 pub fn cases() -> Vec<Case> {
-    cases!["drain", All:
+    cases!["drain", Both:
         restart_answers_what_is_in_flight,
         removal_answers_what_is_in_flight,
         request_limit_answers_what_is_in_flight,

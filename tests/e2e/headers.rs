@@ -6,7 +6,7 @@ use harness::{App, Host, Request, Server};
 use crate::{Case, cases};
 
 pub fn cases() -> Vec<Case> {
-    cases!["headers", All:
+    cases!["headers", Both:
         request_line_and_authority,
         duplicate_and_empty_fields_of_a_request,
         a_field_of_seven_kilobytes,

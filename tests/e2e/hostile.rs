@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use std::{env, fs, thread};
 
 use harness::config::Config;
+use harness::host::Wasi;
 use harness::http::Error;
 use harness::load::{self, Client, Load, Outcome, body_of};
 use harness::log::Log;
@@ -22,7 +23,7 @@ use crate::failures::assert_generic;
 use crate::{Case, cases};
 
 pub fn cases() -> Vec<Case> {
-    cases!["hostile", All:
+    cases!["hostile", Both:
         every_kind_between_healthy_requests,
         every_kind_on_two_threads,
     ]
@@ -62,7 +63,8 @@ const fn kind(request: fn(u64) -> Request, end: End, reason: &'static str) -> Ki
     }
 }
 
-const KINDS: [Kind; 14] = [
+/// What guests of either version can do.
+const KINDS: [Kind; 12] = [
     Kind {
         app: "patient",
         ..kind(
@@ -100,16 +102,6 @@ const KINDS: [Kind; 14] = [
             "trap",
         )
     },
-    kind(
-        |_| Request::get("/random?bytes=1073741824"),
-        End::Refused(500),
-        "trap",
-    ),
-    kind(
-        |_| Request::get("/bigheaders?count=1024&size=1024"),
-        End::Refused(500),
-        "trap",
-    ),
     Kind {
         reason: None,
         ..kind(
@@ -124,6 +116,48 @@ const KINDS: [Kind; 14] = [
         "trap",
     ),
 ];
+
+const KINDS_OF_0_2: [Kind; 2] = [
+    kind(
+        |_| Request::get("/random?bytes=1073741824"),
+        End::Refused(500),
+        "trap",
+    ),
+    kind(
+        |_| Request::get("/bigheaders?count=1024&size=1024"),
+        End::Refused(500),
+        "trap",
+    ),
+];
+
+/// A guest of 0.3 is given 16 MiB, for which this one has no room; and it is told
+/// of fields that are too large.
+const KINDS_OF_0_3: [Kind; 2] = [
+    Kind {
+        app: "patient",
+        ..kind(
+            |_| Request::get("/random?bytes=1073741824"),
+            End::Refused(500),
+            "memory",
+        )
+    },
+    Kind {
+        reason: None,
+        ..kind(
+            |_| Request::get("/bigheaders?count=1024&size=1024"),
+            End::Answered("refused: SizeExceeded\n"),
+            "",
+        )
+    },
+];
+
+fn kinds(wasi: Wasi) -> Vec<&'static Kind> {
+    let own = match wasi {
+        Wasi::V02 => &KINDS_OF_0_2,
+        Wasi::V03 => &KINDS_OF_0_3,
+    };
+    KINDS.iter().chain(own).collect()
+}
 
 /// Clients that send hostile requests at the same time.
 const ATTACKERS: usize = 8;
@@ -190,14 +224,15 @@ fn attack(host: &Host, threads: &str, rounds: usize) {
     let workers = APPS.map(|app| server.worker(app));
 
     // Everything once, so that what is opened or allocated lazily is.
-    strike(&server, 0..KINDS.len() * 2);
+    let kinds = kinds(host.wasi);
+    strike(&server, &kinds, 0..kinds.len() * 2);
     let before = Baseline::take(server.processes(), workers.to_vec());
-    let total = rounds * KINDS.len();
+    let total = rounds * kinds.len();
     let mark = total / 10;
     let begin = Instant::now();
-    let mut healthy = strike(&server, 0..mark);
+    let mut healthy = strike(&server, &kinds, 0..mark);
     let at_mark = workers.map(resident);
-    healthy += strike(&server, mark..total);
+    healthy += strike(&server, &kinds, mark..total);
     let took = begin.elapsed();
     let at_end = workers.map(resident);
 
@@ -209,7 +244,7 @@ fn attack(host: &Host, threads: &str, rounds: usize) {
             "{} {command}, {threads} threads: {rounds} rounds of {} kinds and {healthy} healthy \
              requests in {took:.1?}; resident {} MiB at a tenth, {} MiB at the end, {} MiB at most",
             host.kind.name(),
-            KINDS.len(),
+            kinds.len(),
             mib(mark),
             mib(end),
             mib(peak),
@@ -225,7 +260,7 @@ fn attack(host: &Host, threads: &str, rounds: usize) {
 
     let status = server.terminate();
     assert!(status.success(), "exited with {status}");
-    assert_counted(&server.log, total + KINDS.len() * 2);
+    assert_counted(&server.log, &kinds, total + kinds.len() * 2);
     server.finish_stopped();
 }
 
@@ -243,7 +278,7 @@ fn healthy(client: &mut Client, number: u64) -> Outcome {
 
 /// Sends the hostile requests with these numbers, the kinds taking turns,
 /// while neighbours are at work. Returns how many of those were answered.
-fn strike(server: &Server, numbers: std::ops::Range<usize>) -> u64 {
+fn strike(server: &Server, kinds: &[&Kind], numbers: std::ops::Range<usize>) -> u64 {
     let addrs = APPS.map(|app| (app, server.addr_of(app)));
     let addrs = BTreeMap::from(addrs);
     let clients = vec![
@@ -261,7 +296,7 @@ fn strike(server: &Server, numbers: std::ops::Range<usize>) -> u64 {
             if number >= numbers.end {
                 return Ok(());
             }
-            let kind = &KINDS[number % KINDS.len()];
+            let kind = kinds[number % kinds.len()];
             check_end(kind, addrs[kind.app], number as u64)?;
         }
     };
@@ -341,11 +376,11 @@ fn peak(process: Process) -> u64 {
 
 /// The last lines of the processes count each failure, logged or not.
 #[track_caller]
-fn assert_counted(log: &Log, requests: usize) {
+fn assert_counted(log: &Log, kinds: &[&Kind], requests: usize) {
     let mut expected: BTreeMap<(&str, &str), usize> = BTreeMap::new();
     for number in 0..requests {
         // `requests` is a multiple of the number of kinds.
-        let kind = &KINDS[number % KINDS.len()];
+        let kind = kinds[number % kinds.len()];
         if let Some(reason) = kind.reason {
             *expected.entry((kind.app, reason)).or_default() += 1;
         }

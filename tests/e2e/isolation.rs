@@ -4,12 +4,13 @@ use std::fs;
 use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 
+use harness::host::Wasi;
 use harness::{App, Host, Server};
 
 use crate::{Case, cases};
 
 pub fn cases() -> Vec<Case> {
-    cases!["isolation", All:
+    cases!["isolation", Both:
         the_environment_is_what_is_configured,
         no_environment_by_default,
         no_standard_input_and_no_arguments,
@@ -69,8 +70,18 @@ fn nobody_came(listener: &TcpListener) {
 fn no_sockets(host: &Host) {
     let server = Server::start(host, App::lab());
     let (listener, addr) = bait();
-    let text = server.get(format!("/connect?addr={addr}")).ok().text();
-    assert!(text.starts_with("error: "), "{text}");
+    match host.wasi {
+        Wasi::V02 => {
+            let text = server.get(format!("/connect?addr={addr}")).ok().text();
+            assert!(text.starts_with("error: "), "{text}");
+        }
+        Wasi::V03 => {
+            for route in ["tcp", "udp"] {
+                let text = server.get(format!("/{route}?addr={addr}")).ok().text();
+                assert_eq!(text, "{\"error\":\"AccessDenied\"}\n", "{route}");
+            }
+        }
+    }
     nobody_came(&listener);
     server.finish();
 }
@@ -79,7 +90,10 @@ fn no_outgoing_requests(host: &Host) {
     let server = Server::start(host, App::lab());
     let (listener, addr) = bait();
     let text = server.get(format!("/fetch?url=http://{addr}/")).ok().text();
-    assert!(text.starts_with("error: "), "{text}");
+    match host.wasi {
+        Wasi::V02 => assert!(text.starts_with("error: "), "{text}"),
+        Wasi::V03 => assert_eq!(text, "{\"error\":\"HttpRequestDenied\"}\n"),
+    }
     nobody_came(&listener);
     server.finish();
 }

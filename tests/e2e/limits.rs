@@ -5,13 +5,13 @@ use std::time::{Duration, Instant};
 
 use harness::http::Error;
 use harness::load::{Load, body_of};
-use harness::{App, Host, Request, Server};
+use harness::{App, Conn, Host, Request, Server};
 
 use crate::failures::{assert_generic, before_headers};
 use crate::{Case, cases};
 
 pub fn cases() -> Vec<Case> {
-    cases!["limits", All:
+    cases!["limits", Both:
         hanging_guest,
         spinning_guest,
         guest_that_fills_memory_over_and_over,
@@ -21,6 +21,7 @@ pub fn cases() -> Vec<Case> {
         waiting_is_not_cpu_time,
         uploading_is_not_the_guests_time,
         silence_within_a_response,
+        a_client_that_takes_nothing,
         spinning_after_the_response,
         stops_come_in_time,
     ]
@@ -105,6 +106,24 @@ fn silence_within_a_response(host: &Host) {
     let failure = server.log.expect_failure("silent");
     assert_eq!(failure.reason, "timeout", "{failure:?}");
     assert_eq!(failure.status, "truncated", "{failure:?}");
+    server.finish();
+}
+
+fn a_client_that_takes_nothing(host: &Host) {
+    let server = Server::start(host, App::lab().env("UNIT_WASM_IDLE_TIMEOUT", "2s"));
+    let neighbours = Load::neighbours(server.addr());
+    // More than fits into all that lies between the guest and this client.
+    let mut conn = Conn::open_narrow(server.addr());
+    let request = Request::get("/download?bytes=400000000").header("x-request-id", "stuck");
+    assert_eq!(conn.start(&request).unwrap().status, 200);
+    let failure = server.log.expect_failure("stuck");
+    assert_eq!(failure.reason, "timeout", "{failure:?}");
+    assert_eq!(failure.status, "truncated", "{failure:?}");
+    let why = "the client has taken nothing for 2s (UNIT_WASM_IDLE_TIMEOUT)";
+    assert_eq!(failure.detail, why);
+    neighbours.wait_for_more(4);
+    neighbours.stop().assert_clean();
+    drop(conn);
     server.finish();
 }
 

@@ -13,7 +13,7 @@ use serde_json::json;
 use crate::{Case, cases};
 
 pub fn cases() -> Vec<Case> {
-    cases!["processes", All:
+    cases!["processes", Both:
         a_killed_worker_comes_back,
         a_worker_killed_under_load_comes_back,
         a_limit_of_requests,
@@ -61,27 +61,57 @@ fn a_killed_worker_comes_back(host: &Host) {
     server.finish();
 }
 
+/// Kills workers while there is load: what they had may break, and nothing
+/// else.
+///
+/// On Unit, a request that a process has taken from the queue and not yet
+/// acknowledged when it is killed (`nxt_unit_process_req_headers`) is nobody's:
+/// the router answers the acknowledged ones with 503 and leaves the others in
+/// the queue. About one in 300 kills meets that moment here.
 fn a_worker_killed_under_load_comes_back(host: &Host) {
+    const KILLS: usize = 3;
     let mut server = Server::start(host, App::lab());
     server.expect_new_workers();
     server.expect_log("exited on signal 9");
     let addr = server.addr();
-    let clients = (0..4).map(|_| Client::fresh(addr)).collect();
-    // A request that the killed process had may break; none may be wrong.
-    let load = Load::start(clients, |client, number| match load::echo(client, number) {
-        Err(why) if why.starts_with("status 503") => Ok(()),
-        Err(why) if why.starts_with("truncated") || why.starts_with("closed") => Ok(()),
-        other => other,
+    let patience = Duration::from_secs(5);
+    let clients = (0..4).map(|_| Client::fresh(addr).patience(patience));
+    let load = Load::start(clients.collect(), |client, number| {
+        match load::echo(client, number) {
+            Err(why) if is_broken(&why) => Ok(()),
+            other => other,
+        }
     });
-    for _ in 0..3 {
+    for _ in 0..KILLS {
         load.wait_for_more(10);
         let old = server.worker("lab");
         old.signal(libc::SIGKILL);
         assert_back(&server, old);
     }
     load.wait_for_more(10);
-    load.stop().assert_clean();
+    let mut tally = load.stop();
+    let lost = tally.forgive("timed out");
+    let most = if host.is_unit() { KILLS } else { 0 };
+    assert!(lost <= most, "{lost} requests lost in {KILLS} kills");
+    tally.assert_clean();
+    server.expect_lost(lost);
     server.finish();
+}
+
+/// What a client sees of a request whose process was killed. The router does not read
+/// the rest of a body before it closes, so that may be a reset; and of a response
+/// that it finds after it has let go of the process's shared memory, it makes an
+/// error 500 of its own.
+fn is_broken(why: &str) -> bool {
+    const WAYS: [&str; 6] = [
+        "status 503",
+        "status 500: <!DOCTYPE html>",
+        "truncated",
+        "closed",
+        "Connection reset",
+        "Broken pipe",
+    ];
+    WAYS.iter().any(|way| why.starts_with(way))
 }
 
 fn a_limit_of_requests(host: &Host) {

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::{Case, cases};
 
 pub fn cases() -> Vec<Case> {
-    cases!["reload", All:
+    cases!["reload", Both:
         fifty_reconfigurations_under_load,
         reconfigurations_of_two_threads_under_load,
         restarts_under_load,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use crate::guests;
-use crate::host::ModuleType;
+use crate::host::{Host, ModuleType, Wasi};
 
 /// One application object.
 #[derive(Clone, Debug)]
@@ -32,11 +32,20 @@ impl App {
         }
     }
 
-    /// The lab guest, which does on request what guests do.
+    /// The lab guest, which does on request what guests do, of the version of WASI
+    /// that the host is to be tested with.
     pub fn lab() -> Self {
         Self {
             lab: true,
             ..Self::new("lab", &guests::lab())
+        }
+    }
+
+    /// The lab guest of WASI 0.3.
+    pub fn lab3() -> Self {
+        Self {
+            lab: true,
+            ..Self::new("lab", &guests::lab_for(Wasi::V03))
         }
     }
 
@@ -83,17 +92,21 @@ impl App {
         self.member("access", json!({ "filesystem": value }))
     }
 
-    /// The object as the configuration shape of `module_type` has it.
+    /// The object as the configuration shape of `host`'s module has it.
     /// `cache` is the artifact directory unless the test set one itself.
-    pub fn json(&self, module_type: ModuleType, cache: &Path) -> Value {
-        let mut object = match module_type {
+    pub fn json(&self, host: &Host, cache: &Path) -> Value {
+        let component = match self.component == guests::lab() {
+            true => guests::lab_for(host.wasi),
+            false => self.component.clone(),
+        };
+        let mut object = match host.module_type {
             ModuleType::Component => json!({
                 "type": "wasm-wasi-component",
-                "component": self.component,
+                "component": component,
             }),
             ModuleType::Wasm => json!({
                 "type": "wasm",
-                "module": self.component,
+                "module": component,
                 "request_handler": "<unused>",
                 "malloc_handler": "<unused>",
                 "free_handler": "<unused>",

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::host::Wasi;
+
 /// The repository's root.
 pub fn root() -> PathBuf {
     let package = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -10,7 +12,20 @@ pub fn root() -> PathBuf {
 
 /// The lab guest.
 pub fn lab() -> PathBuf {
-    root().join("tests/guests/lab/lab.wasm")
+    lab_for(Wasi::V02)
+}
+
+/// The lab guest for a version of WASI.
+pub fn lab_for(wasi: Wasi) -> PathBuf {
+    root().join(match wasi {
+        Wasi::V02 => "tests/guests/lab/lab.wasm",
+        Wasi::V03 => "tests/guests/lab3/lab3.wasm",
+    })
+}
+
+/// The guest of WASI 0.3 that uses what the host offers beside WASI.
+pub fn caps3() -> PathBuf {
+    root().join("tests/guests/caps3/caps3.wasm")
 }
 
 /// The guest for a group of capabilities: `caps-NAME`.
@@ -23,9 +38,39 @@ pub fn hello() -> PathBuf {
     root().join("example/hello/hello.wasm")
 }
 
+/// The example of WASI 0.3.
+pub fn hello_p3() -> PathBuf {
+    root().join("example/hello-p3/hello-p3.wasm")
+}
+
+/// The example that lets through who has a token: alone, which is no service.
+pub fn middleware() -> PathBuf {
+    root().join("example/middleware/middleware.wasm")
+}
+
+/// The same, composed with [`hello_p3`].
+pub fn middleware_with_hello() -> PathBuf {
+    root().join("example/middleware/middleware-hello-p3.wasm")
+}
+
 /// The example with secrets.
 pub fn secrets() -> PathBuf {
     root().join("example/secrets/secrets.wasm")
+}
+
+/// The cipher of the example, which is no service by itself.
+pub fn cipher() -> PathBuf {
+    root().join("example/cipher-service/cipher/cipher.wasm")
+}
+
+/// What serves it by HTTP: alone, which is no service either.
+pub fn cipher_adapter() -> PathBuf {
+    root().join("example/cipher-service/adapter/adapter.wasm")
+}
+
+/// The two in one.
+pub fn cipher_service() -> PathBuf {
+    root().join("example/cipher-service/adapter/adapter-cipher.wasm")
 }
 
 /// A guest that is too large to be committed, where it was built:

@@ -46,6 +46,15 @@ pub enum ModuleType {
     Wasm,
 }
 
+/// The version of WASI that the lab guest is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wasi {
+    /// 0.2: the guest `lab`.
+    V02,
+    /// 0.3: the guest `lab3`.
+    V03,
+}
+
 /// One host: an executable and the directory with the module built for it.
 #[derive(Clone, Debug)]
 pub struct Host {
@@ -53,6 +62,8 @@ pub struct Host {
     pub kind: Kind,
     /// Which configuration shape its module takes.
     pub module_type: ModuleType,
+    /// Which lab guest tests get.
+    pub wasi: Wasi,
     /// The executable.
     pub exe: PathBuf,
     /// The directory that holds `wasmtime.unit.so`.
@@ -79,6 +90,7 @@ impl Host {
         Ok(Some(Self {
             kind,
             module_type,
+            wasi: Wasi::V02,
             exe: absolute(exe)?,
             modules: absolute(modules)?,
         }))

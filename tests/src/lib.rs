@@ -8,6 +8,7 @@
 //! stray process, the same worker process as in the beginning, a clean exit.
 
 pub mod app;
+pub mod cli;
 pub mod config;
 pub mod control;
 pub mod guests;

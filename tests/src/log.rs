@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::wait::wait_for;
 
 /// How long a line may take to appear after what it reports.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a log says when something is wrong with the host or the module itself.
 const ALARMS: [&str; 4] = ["[alert]", "[emerg]", "[crit]", "Sanitizer"];

@@ -23,6 +23,9 @@ use crate::watch::Baseline;
 /// How long a host may take to open its control socket.
 const START: Duration = Duration::from_secs(30);
 
+/// How long the main process may take to tell that its router has crashed.
+const CRASH_IS_LOGGED: Duration = Duration::from_secs(3);
+
 /// How long a host may take to exit with nothing in flight.
 const STOP: Duration = Duration::from_secs(15);
 
@@ -132,16 +135,16 @@ impl Server {
 
     /// Puts a configuration, and reports what the host says to it.
     pub fn put(&mut self, config: &Config) -> Reply {
-        for app in &config.apps {
-            if !self.addrs.contains_key(&app.name) {
+        for listener in config.listeners() {
+            if !self.addrs.contains_key(&listener) {
                 // The port that was free a moment ago can be given once more.
                 let taken = |addr: &SocketAddr| self.addrs.values().any(|a| a == addr);
                 let addr = iter::repeat_with(|| free_addr(self.ip)).find(|a| !taken(a));
                 let addr = addr.expect("without end");
-                self.addrs.insert(app.name.clone(), addr);
+                self.addrs.insert(listener, addr);
             }
         }
-        let json = config.json(self.host.module_type, &cache(), &self.addrs);
+        let json = config.json(&self.host, &cache(), &self.addrs);
         let reply = self.control.put("/config", &json).expect("PUT /config");
         if reply.success() {
             self.config = config.clone();
@@ -167,7 +170,7 @@ impl Server {
 
     /// The JSON of `config` for this server.
     pub fn json(&self, config: &Config) -> serde_json::Value {
-        config.json(self.host.module_type, &cache(), &self.addrs)
+        config.json(&self.host, &cache(), &self.addrs)
     }
 
     /// Tells the host to restart an application.
@@ -176,14 +179,15 @@ impl Server {
         self.control.get(&path).expect("restart")
     }
 
-    /// The listener of the first application.
+    /// The listener of the first application, or the first of the file.
     pub fn addr(&self) -> SocketAddr {
-        self.addr_of(&self.config.apps[0].name)
+        self.addr_of(&self.config.listeners()[0])
     }
 
-    /// The listener of an application.
-    pub fn addr_of(&self, app: &str) -> SocketAddr {
-        self.addrs[app]
+    /// The listener of an application; of a configuration from a file, the one
+    /// that is called so there, such as `*:8080`.
+    pub fn addr_of(&self, listener: &str) -> SocketAddr {
+        self.addrs[listener]
     }
 
     /// A connection to the first application.
@@ -305,9 +309,13 @@ impl Server {
     /// Requests of the usual kinds from several clients at once, so that what
     /// is opened lazily is open.
     fn warm_up(&self) {
-        for app in &self.config.apps {
-            let addr = self.addr_of(&app.name);
-            let lab = app.lab;
+        for listener in self.config.listeners() {
+            let addr = self.addr_of(&listener);
+            let lab = self
+                .config
+                .apps
+                .iter()
+                .any(|app| app.lab && app.name == listener);
             thread::scope(|scope| {
                 for _ in 0..8 {
                     scope.spawn(move || warm(addr, lab));
@@ -406,8 +414,10 @@ impl Drop for Server {
             return;
         }
         if let Some(router) = self.first_router {
+            // What the test fails of may come before the main process knows.
             let line = format!("process {} exited on signal 11", router.pid);
-            ROUTER_CRASHED.set(self.log.text().contains(&line));
+            let crashed = || self.log.text().contains(&line).then_some(());
+            ROUTER_CRASHED.set(wait_for(CRASH_IS_LOGGED, crashed).is_some());
         }
         eprintln!(
             "--- log of {} ({}) ---\n{}\n--- end of log ---",

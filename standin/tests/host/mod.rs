@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
@@ -43,12 +43,20 @@ fn modules() -> &'static Path {
     })
 }
 
+/// A loopback address of its own, so that nobody takes the port meanwhile.
+fn next_ip() -> Ipv4Addr {
+    static COUNT: AtomicU32 = AtomicU32::new(0);
+    let run = u8::try_from(std::process::id() % 250 + 2).unwrap();
+    let [.., high, low] = (COUNT.fetch_add(1, Ordering::Relaxed) + 1).to_be_bytes();
+    Ipv4Addr::new(127, run, high, low)
+}
+
 /// A stand-in; it is ended on drop.
 pub struct Host {
     child: Child,
     dir: PathBuf,
-    /// Port of the listener.
-    pub port: u16,
+    /// Address of the listener.
+    pub addr: SocketAddr,
 }
 
 /// A response as it came.
@@ -90,9 +98,10 @@ impl Host {
             .arg(dir.join("log"))
             .spawn()
             .unwrap();
-        let port = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = port.local_addr().unwrap().port();
-        let host = Self { child, dir, port };
+        let listener = TcpListener::bind((next_ip(), 0)).unwrap();
+        let addr = listener.local_addr().unwrap();
+        drop(listener);
+        let host = Self { child, dir, addr };
         host.until("control API", || {
             UnixStream::connect(host.dir.join("control")).is_ok()
         });
@@ -113,7 +122,7 @@ impl Host {
         for (name, value) in more.as_object().unwrap() {
             app[name] = value.clone();
         }
-        let listener = format!("127.0.0.1:{}", self.port);
+        let listener = self.addr.to_string();
         let config = json!({
             "listeners": {listener: {"pass": "applications/a"}},
             "applications": {"a": app},
@@ -138,7 +147,7 @@ impl Host {
 
     /// Opens a connection to the listener.
     pub fn connect(&self) -> TcpStream {
-        let stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let stream = TcpStream::connect(self.addr).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream
     }

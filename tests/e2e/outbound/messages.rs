@@ -300,8 +300,9 @@ fn a_connection_closed_meanwhile_is_not_used(host: &Host) {
         let report = fetch(&server, &peer.url("/"), "&method=POST&send=100");
         assert_eq!(line(&report, "status"), "200", "request {number}");
         eventually("the end of the connection", Duration::from_secs(10), || {
-            peer.connections() == number
+            peer.closed() == number
         });
+        assert_eq!(peer.connections(), number);
     }
     server.finish();
 }

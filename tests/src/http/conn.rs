@@ -70,10 +70,12 @@ impl Conn {
     }
 
     /// Connects with a small receive buffer, so that a client that does not
-    /// read is felt by the server at once.
+    /// read is felt by the server soon. Two segments of the loopback device, of
+    /// 64 KiB, fit into it: with less, the kernel may send one per 200 ms, its
+    /// shortest time of retransmission.
     pub fn open_narrow(addr: SocketAddr) -> Self {
         let stream = TcpStream::connect_timeout(&addr, PATIENCE).expect("connect");
-        let size: libc::c_int = 16 << 10;
+        let size: libc::c_int = 128 << 10;
         // SAFETY: the descriptor is open for as long as `stream` lives, and
         // the option value is a c_int of the length given.
         let rc = unsafe {

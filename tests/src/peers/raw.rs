@@ -22,6 +22,7 @@ pub struct RawPeer {
 struct Shared {
     script: Box<Script>,
     accepted: AtomicUsize,
+    closed: AtomicUsize,
     stopping: AtomicBool,
     open: Mutex<Vec<TcpStream>>,
 }
@@ -36,6 +37,7 @@ impl RawPeer {
         let shared = Arc::new(Shared {
             script: Box::new(script),
             accepted: AtomicUsize::new(0),
+            closed: AtomicUsize::new(0),
             stopping: AtomicBool::new(false),
             open: Mutex::default(),
         });
@@ -99,6 +101,11 @@ impl RawPeer {
     pub fn connections(&self) -> usize {
         self.shared.accepted.load(Ordering::SeqCst)
     }
+
+    /// How many of them it has closed.
+    pub fn closed(&self) -> usize {
+        self.shared.closed.load(Ordering::SeqCst)
+    }
 }
 
 impl Drop for RawPeer {
@@ -130,6 +137,7 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
             // A client that goes away is none of its business.
             let _ = (shared.script)(&mut stream, number);
             let _ = stream.shutdown(Shutdown::Both);
+            shared.closed.fetch_add(1, Ordering::SeqCst);
         }));
     }
     for script in scripts {

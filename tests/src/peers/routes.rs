@@ -7,6 +7,7 @@
 //! | `/echo` | the body, as it comes, with its trailers |
 //! | `/bytes?n=N` | N bytes of the pattern that the lab guest's `/download` has |
 //! | `/pieces?n=N&size=B&ms=T` | N pieces of B bytes, with a pause of T before each but the first |
+//! | `/component?name=hello` | the component of that example |
 //! | `/slow?ms=T` | `slow`, after that time |
 //! | `/status?code=N` | that status |
 //! | `/redirect?to=URL&code=N` | a redirect |
@@ -25,7 +26,7 @@ use hyper::{HeaderMap, Request, Response};
 use tokio::sync::mpsc;
 
 use super::http::version_name;
-use crate::guests::Download;
+use crate::guests::{self, Download};
 
 type Body = BoxBody<Bytes, io::Error>;
 
@@ -38,6 +39,7 @@ pub async fn answer(request: Request<Incoming>) -> io::Result<Response<Body>> {
         "/echo" => Response::new(request.into_body().map_err(io::Error::other).boxed()),
         "/bytes" => bytes(Download::default().bytes(query.number("n") as usize)),
         "/pieces" => pieces(query.number("n"), query.number("size") as usize, pause),
+        "/component" => component(&query.text("name")),
         "/slow" => {
             tokio::time::sleep(pause).await;
             text("slow\n")
@@ -95,6 +97,13 @@ fn whole(bytes: Bytes) -> Body {
 
 fn bytes(bytes: Vec<u8>) -> Response<Body> {
     Response::new(whole(bytes.into()))
+}
+
+fn component(name: &str) -> Response<Body> {
+    match name {
+        "hello" => bytes(std::fs::read(guests::hello()).expect("the component")),
+        _ => with_status(404, text("no such component\n")),
+    }
 }
 
 fn text(text: impl Into<String>) -> Response<Body> {
