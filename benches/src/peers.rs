@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use harness::guests;
+use harness::host::Wasi;
 use harness::launch::open_to_all;
 use harness::proc::Process;
 use serde_json::{Map, Value, json};
@@ -166,6 +167,13 @@ fn components(options: &Options) -> Map<String, Value> {
         json!(1),
         &[("UNIT_WASM_CONCURRENCY", "1000")],
     );
+    let lab3 = guests::lab_for(Wasi::V03);
+    let reuse = ("UNIT_WASM_REUSE", "1000");
+    let shared = [reuse, ("UNIT_WASM_REUSE_CONCURRENT", "16")];
+    add("lab-reuse", &lab, json!(1), &[reuse]);
+    add("lab3", &lab3, json!(1), &[]);
+    add("lab3-reuse", &lab3, json!(1), &[reuse]);
+    add("lab3-shared", &lab3, json!(1), &shared);
     let fuel = ("UNIT_WASM_FUEL", "100000000");
     let tight = [
         fuel,
@@ -224,7 +232,10 @@ fn other_module(options: &Options, file: &Path) -> Result<(Site, TempDir), Strin
     std::fs::copy(file, folder.path().join("peer.unit.so"))
         .map_err(|error| format!("{}: {error}", file.display()))?;
     let mut site = Site::start(options.host, &options.exe, folder.path())?;
-    site.configure(components(options), Map::new())
+    let mut apps = components(options);
+    // Another module need not know WASI 0.3.
+    apps.retain(|name, _| !name.starts_with("lab3"));
+    site.configure(apps, Map::new())
         .map_err(|error| format!("PEER_MODULE: {error}"))?;
     Ok((site, folder))
 }

@@ -94,6 +94,14 @@ fn rows(peers: &Peers) -> Vec<Row> {
         ("fuel", "with fuel"),
         ("hello", "as configured by default"),
     ]);
+    let worlds = named(&[
+        ("lab3", "WASI 0.3"),
+        ("lab3-reuse", "0.3, reuse 1000"),
+        ("lab3-shared", "the same, 16 at once"),
+        ("lab", "WASI 0.2"),
+        ("lab-reuse", "0.2, reuse 1000"),
+    ]);
+    let lab = Expect::Bytes(b"lab\n".to_vec());
     let threads = named(&[("threads-2", "2 threads"), ("hello", "1 thread")]);
     let python = peers.python.then(|| hellos_of_python(peers));
     let mut all = vec![
@@ -110,6 +118,7 @@ fn rows(peers: &Peers) -> Vec<Row> {
         hellos("4 processes", "hello-4"),
         row("threads", threads, &hello, &Expect::Hello),
         row("limits", limits, &hello, &Expect::Hello),
+        row("0.3 and reuse", worlds, &Load::get("/"), &lab),
         neighbours(peers),
     ];
     all.extend(python);

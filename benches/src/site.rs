@@ -9,7 +9,7 @@ use std::thread;
 use std::time::Duration;
 
 use harness::control::Control;
-use harness::host::ModuleType;
+use harness::host::{ModuleType, Wasi};
 use harness::launch::{free_addr, next_ip, open_to_all, spawn};
 use harness::proc::{self, Process};
 use harness::{Host, Kind, wait_for};
@@ -44,6 +44,7 @@ impl Site {
         let host = Host {
             kind,
             module_type: ModuleType::Component,
+            wasi: Wasi::V02,
             exe: exe.to_path_buf(),
             modules: modules.to_path_buf(),
         };
@@ -130,7 +131,13 @@ impl Drop for Site {
             self.child.try_wait().ok().flatten().map(|_| ())
         });
         if exited.is_none() {
-            eprintln!("a host did not exit within {PATIENCE:?} and is killed");
+            let left: Vec<String> = self
+                .processes("")
+                .into_iter()
+                .map(Process::command)
+                .collect();
+            let text = format!("did not exit within {PATIENCE:?}; these are killed: {left:#?}");
+            eprintln!("{}", self.broken(&text));
         }
         for process in self.processes("") {
             process.signal(libc::SIGKILL);

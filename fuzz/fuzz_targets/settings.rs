@@ -6,9 +6,7 @@
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use nxt_wasmtime::settings::{Cache, Settings};
-use nxt_wasmtime::unit::{Application, Value};
-use nxt_wasmtime::units;
+use nxt_wasm_settings::{Application, Cache, Settings, Value, units};
 
 fuzz_target!(|text: &str| {
     sizes_and_durations(text);
@@ -22,7 +20,7 @@ fuzz_target!(|text: &str| {
         group: None,
         working_directory: None,
     };
-    match Settings::read(&application) {
+    match Settings::read(&application, "component") {
         Ok(settings) => check(&settings, &application.object),
         Err(error) => assert!(!error.to_string().is_empty()),
     }
