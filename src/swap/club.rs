@@ -174,7 +174,11 @@ impl Club {
             let any = |state| self.members.iter().any(|member| member.state == state);
             let awaited = any(State::Awaited);
             if !awaited && (self.ended == 0 || any(State::Loaded)) {
-                return Ok(());
+                // Who has loaded it may have ended since, and nobody has looked.
+                if self.ended == 0 || self.over || !self.turn(Duration::ZERO) {
+                    return Ok(());
+                }
+                continue;
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() || self.over {
@@ -192,8 +196,8 @@ impl Club {
         }
     }
 
-    /// Waits for anything to happen, so long at most.
-    fn turn(&mut self, time: Duration) {
+    /// Waits for anything to happen, so long at most. False if nothing did.
+    fn turn(&mut self, time: Duration) -> bool {
         let channels = self.members.iter().map(|member| &member.channel);
         let mut all: Vec<PollFd<'_>> = std::iter::once(&self.door)
             .chain(channels)
@@ -203,7 +207,7 @@ impl Club {
         // It fails when a signal has come.
         let ready = poll(&mut all, time.as_ref()).unwrap_or(0);
         if ready == 0 {
-            return;
+            return false;
         }
         let mut ready = all.iter().map(|fd| !fd.revents().is_empty());
         let somebody_comes = ready.next().unwrap_or(false);
@@ -222,6 +226,7 @@ impl Club {
         if somebody_comes {
             self.open();
         }
+        true
     }
 
     /// Takes what a process says.
@@ -475,6 +480,24 @@ mod tests {
         let late = join(&door);
         assert!(club.wait(MOMENT).is_continue());
         assert!(matches!(order(&late), Order::Begin));
+    }
+
+    #[test]
+    fn who_has_loaded_it_and_ended_does_not_count() {
+        let (mut club, door) = club();
+        let [loads, ends] = [join(&door), join(&door)];
+        assert!(club.wait(MOMENT).is_continue());
+        let version = version(1);
+        for member in &mut club.members {
+            member.ask(&Order::Load(&version));
+        }
+        club.offered = Some(version);
+        // All of it has happened when the watcher gets to look.
+        Reply::Loaded(1).send(&loads).unwrap();
+        drop((loads, ends));
+        let error = club.all_answer(MOMENT).unwrap_err();
+        assert!(error.contains("no other one has come"), "{error}");
+        drop(door);
     }
 
     #[test]
