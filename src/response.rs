@@ -30,6 +30,12 @@ const GATHER: usize = 64 * 1024;
 /// Pieces sent before others get their turn.
 const ROUNDS: u32 = 16;
 
+/// A guest whose pieces come one after the other, so that it never waits for
+/// anything, gives way to others after this time; after so many turns, what it has
+/// produced is sent.
+const TURN: Duration = Duration::from_millis(1);
+const TURNS: u32 = 4;
+
 /// Messages without shared memory that a response may send at once, and the
 /// time after which it may send a further one.
 const PLAIN_BURST: u32 = 64;
@@ -152,7 +158,17 @@ impl Stream<'_> {
     /// Takes what the guest produces, letting it run, until it waits for
     /// something, has finished, or enough is there.
     async fn gather(&mut self) -> Result<(), Failure> {
+        let mut turns = 0;
+        let mut since = Instant::now();
         while !self.end && self.buffer.len() < GATHER {
+            if since.elapsed() > TURN {
+                yield_now().await;
+                turns += 1;
+                if turns == TURNS && !self.buffer.is_empty() {
+                    break;
+                }
+                since = Instant::now();
+            }
             let body = &mut *self.body;
             match poll_fn(|cx| Poll::Ready(Pin::new(&mut *body).poll_frame(cx))).await {
                 Poll::Ready(frame) => self.accept(frame)?,

@@ -72,8 +72,14 @@ impl Worker {
             left -= most;
             let mut taken = Vec::with_capacity(most);
             let more = self.take(most, &mut taken, &mut held, cx);
+            let any = !taken.is_empty();
             self.admit_all(taken, cx);
             if !more? {
+                // Answering them may have brought the rest of one that was held
+                // back, and taken the announcement of it.
+                if any && self.context.events().has_requests() {
+                    cx.waker().wake_by_ref();
+                }
                 return Ok(());
             }
         }

@@ -22,6 +22,7 @@ pub fn cases() -> Vec<Case> {
         every_request_has_a_fresh_instance,
         small_requests_of_many_clients,
         a_batch_does_not_wait_for_its_slowest,
+        others_get_their_turn_beside_many_small_pieces,
     ]
 }
 
@@ -183,5 +184,31 @@ fn a_batch_does_not_wait_for_its_slowest(host: &Host) {
         spinning.set_patience(PATIENCE);
         assert_eq!(spinning.read_response(false).unwrap().status(), 504);
     }
+    server.finish();
+}
+
+/// A guest whose pieces come without a pause never waits, and produces for seconds.
+fn others_get_their_turn_beside_many_small_pieces(host: &Host) {
+    const EVENTS: usize = 60_000;
+    let app = App::lab().env("UNIT_WASM_CPU_TIME", "10m");
+    let server = Server::start(host, app);
+    let addr = server.addr();
+    let target = format!("/sse?events={EVENTS}");
+    let pieces = thread::spawn(move || {
+        let mut conn = harness::Conn::open(addr);
+        conn.set_patience(Duration::from_secs(120));
+        conn.exchange(&Request::get(target)).unwrap().ok()
+    });
+    let mut conn = server.connect();
+    let mut answers = 0;
+    while !pieces.is_finished() {
+        let response = conn.exchange(&Request::get("/counter")).unwrap();
+        assert_eq!(response.ok().text(), "1\n");
+        answers += 1;
+    }
+    drop(conn);
+    let expected: String = (0..EVENTS).map(|i| format!("data: {i}\n\n")).collect();
+    assert!(pieces.join().unwrap().text() == expected);
+    assert!(answers >= 50, "{answers} answers beside it");
     server.finish();
 }
