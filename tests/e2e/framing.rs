@@ -27,7 +27,7 @@ fn events_arrive_one_by_one(host: &Host) {
     let server = Server::start(host, App::lab());
     let mut conn = server.connect();
     let begin = Instant::now();
-    let request = Request::get(format!("/sse?events={EVENTS}&interval=500"));
+    let request = Request::get(format!("/sse?events={EVENTS}&interval=2000"));
     let head = conn.start(&request).unwrap();
     assert_eq!(head.status, 200);
     let kind = head.first("content-type").unwrap_or_default();

@@ -89,7 +89,7 @@ fn uploading_is_not_the_guests_time(host: &Host) {
 }
 
 fn silence_within_a_response(host: &Host) {
-    let server = Server::start(host, App::lab().env("UNIT_WASM_IDLE_TIMEOUT", "1s"));
+    let server = Server::start(host, App::lab().env("UNIT_WASM_IDLE_TIMEOUT", "3s"));
     let mut conn = server.connect();
     let lively = Request::get("/sse?events=6&interval=400");
     let text = conn.exchange(&lively).unwrap().ok().text();

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use harness::config::Config;
 use harness::load::{self, Client, Load, checked};
-use harness::proc::Process;
+use harness::proc::{self, Process};
 use harness::{App, Conn, Host, Request, Server, eventually, guests};
 use serde_json::json;
 
@@ -429,7 +429,7 @@ fn a_change_while_another_is_prepared(host: &Host) {
     let (mut server, deployed) = start(host, |app| app.env("UNIT_WASM_CPU_TIME", "60s"));
     // It takes all of its time, and would be refused then.
     deployed.put(&guests::bad("spinning-start"));
-    eventually("a helper", PATIENCE, || watchers(&server).len() == 2);
+    eventually("a helper", PATIENCE, || all_watching(&server).len() == 2);
     let begin = std::time::Instant::now();
     deployed.switch(&server, &version(host, 1));
     assert!(
@@ -679,12 +679,21 @@ fn buckets_in_memory_stay(host: &Host) {
     server.finish();
 }
 
-/// The watchers of this server.
-fn watchers(server: &Server) -> Vec<Process> {
+/// The watchers of this server, and what they have started to do their work: each
+/// begins with a look at the file that is there.
+fn all_watching(server: &Server) -> Vec<Process> {
     let name = |process: &Process| fs::read_to_string(format!("/proc/{}/comm", process.pid));
     let mut all = server.processes();
     all.retain(|process| name(process).is_ok_and(|name| name == "wasm-watcher\n"));
     all
+}
+
+/// The watchers of this server.
+fn watchers(server: &Server) -> Vec<Process> {
+    let all = all_watching(server);
+    let parent = |process: &Process| proc::stat(process.pid).map(|stat| stat.parent);
+    let is_helper = |process: &Process| all.iter().any(|other| parent(process) == Some(other.pid));
+    all.iter().filter(|p| !is_helper(p)).copied().collect()
 }
 
 fn restarts_leave_no_watcher(host: &Host) {
@@ -707,11 +716,11 @@ fn restarts_leave_no_watcher(host: &Host) {
     let busy = guests::built("python");
     if busy.exists() {
         deployed.put(&fs::read(busy).unwrap());
-        eventually("a helper", PATIENCE, || watchers(&server).len() == 2);
+        eventually("a helper", PATIENCE, || all_watching(&server).len() == 2);
     }
     server.apply(&Config::of([App::lab()]));
     eventually("no watcher is left", PATIENCE, || {
-        watchers(&server).is_empty()
+        all_watching(&server).is_empty()
     });
     server.finish();
 }

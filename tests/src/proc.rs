@@ -20,7 +20,7 @@ pub struct Stat {
     pub parent: i32,
     /// Its process group.
     pub group: i32,
-    /// Whether it has exited and waits to be reaped.
+    /// Whether it has exited, with all its threads, and waits to be reaped.
     pub zombie: bool,
 }
 
@@ -48,7 +48,8 @@ pub fn stat(pid: i32) -> Option<Stat> {
         },
         parent: i32::try_from(number(1)?).ok()?,
         group: i32::try_from(number(2)?).ok()?,
-        zombie: fields.first() == Some(&"Z"),
+        // Of several threads the last one closes the descriptors.
+        zombie: fields.first() == Some(&"Z") && number(17)? <= 1,
     })
 }
 

@@ -26,6 +26,9 @@ const START: Duration = Duration::from_secs(30);
 /// How long the main process may take to tell that its router has crashed.
 const CRASH_IS_LOGGED: Duration = Duration::from_secs(3);
 
+/// How long processes may come and go before they are looked at.
+const STEADY: Duration = Duration::from_secs(5);
+
 /// How long a host may take to exit with nothing in flight.
 const STOP: Duration = Duration::from_secs(15);
 
@@ -257,8 +260,11 @@ impl Server {
     /// restart, Unit starts it when it likes.
     #[track_caller]
     pub fn await_worker(&self, app: &str) -> Process {
-        eventually("one process", START, || self.workers(app).len() == 1);
-        self.worker(app)
+        let found = wait_for(START, || match self.workers(app)[..] {
+            [one] => Some(one),
+            _ => None,
+        });
+        found.expect("one process")
     }
 
     /// The process that speaks to the clients.
@@ -301,9 +307,26 @@ impl Server {
 
     /// Takes a new baseline, after a warm-up of the test's own.
     pub fn settle(&mut self) {
+        self.await_processes();
         let names = self.config.apps.iter().map(|app| app.name.as_str());
         let workers = names.flat_map(|name| self.workers(name)).collect();
         self.baseline = Some(Baseline::take(self.processes(), workers));
+    }
+
+    /// Waits until Unit neither starts a process nor has yet to notice the end of
+    /// one: it has descriptors for each.
+    fn await_processes(&self) {
+        for app in &self.config.apps {
+            let path = format!("/status/applications/{}/processes", app.name);
+            // Without an answer there is nothing to wait for.
+            wait_for(STEADY, || {
+                let reply = self.control.get(&path).ok()?;
+                let number = |name| reply.json.get(name)?.as_u64();
+                let running = usize::try_from(number("running")?).ok()?;
+                let steady = number("starting")? == 0 && running == self.workers(&app.name).len();
+                steady.then_some(())
+            });
+        }
     }
 
     /// Requests of the usual kinds from several clients at once, so that what
