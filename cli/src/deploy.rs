@@ -32,6 +32,10 @@ pub struct Args {
     /// Bring up everything that is deployed in this store
     #[arg(long, value_name = "STORE", conflicts_with_all = ["file", "name", "Wishes", "store"])]
     all: Option<String>,
+    /// Replace an application of that name that was not deployed from this store: no rollback
+    /// brings it back
+    #[arg(long, conflicts_with = "all")]
+    take_over: bool,
     #[command(flatten)]
     wishes: Wishes,
     #[command(flatten)]
@@ -164,6 +168,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
         sha256: None,
         wish: &wish,
         ask: args.ask.ask(),
+        take_over: args.take_over,
     };
     report(name, deployer.deploy(&order))
 }

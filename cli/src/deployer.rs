@@ -14,6 +14,7 @@ use crate::terminal::shown;
 use crate::unit::client::Address;
 use crate::unit::control::{Control, ControlError};
 use crate::unit::lock::{self, Lock, LockError};
+use crate::unit::origin;
 use crate::unit::plan::{self, Before, Change, PlanError, State};
 use crate::unit::probe::{self, Answered, Probe};
 use crate::unit::route;
@@ -29,6 +30,10 @@ const MOST_CHANGES: u32 = 32;
 const ATTEMPTS: u32 = 5;
 /// Reasons why a component cannot be served, and lines of one, that are told.
 const REASONS: usize = 20;
+
+/// What is told of an application that was replaced.
+const TAKEN_OVER: &str = "it has replaced an application that was not deployed from this store, \
+                          which no rollback brings back";
 
 /// Why something is not deployed. What is in Unit is what was there before, unless it
 /// says otherwise.
@@ -138,6 +143,8 @@ pub struct Order<'a> {
     pub wish: &'a Wish,
     /// Whether it has to answer.
     pub ask: Ask,
+    /// Whether it may replace an application that others have made.
+    pub take_over: bool,
 }
 
 /// What has been done.
@@ -228,13 +235,34 @@ impl Deployer {
             // What is to be kept may have changed until we had the lock.
             if !order.wish.keep || self.settings(order)? == settings {
                 let deployment = Deployment::new(found, size, settings);
-                return self.go_to(name, deployment, &order.ask);
+                let foreign = self.is_foreign(name)?;
+                if foreign && !order.take_over {
+                    return Err(PlanError::NotOurs(name.to_string()).into());
+                }
+                let mut done = self.go_to(name, deployment, &order.ask)?;
+                if foreign {
+                    done.notes.push(TAKEN_OVER.to_owned());
+                }
+                return Ok(done);
             }
             kept = Some((found, size));
         }
         Err(DeployError::Busy(
             "the settings that are to be kept are being changed by others",
         ))
+    }
+
+    /// Whether Unit has an application of this name that neither a record of the store
+    /// nor the application itself says to be deployed from here.
+    fn is_foreign(&self, name: &Name) -> Result<bool, DeployError> {
+        if self.store.record(name)?.is_some() {
+            return Ok(false);
+        }
+        let config = self.control.config()?;
+        plan::check_type(&config, name.as_str())?;
+        let app = plan::member(&config, "applications", name.as_str());
+        // One that is ours, and not recorded, is of a deployment that was killed.
+        Ok(app.is_some_and(|app| !origin::is_from(app, self.local())))
     }
 
     /// The settings that are asked for, with those that are deployed now.

@@ -662,6 +662,49 @@ fn others_of_that_name_are_left_alone() {
 }
 
 #[test]
+fn what_others_have_made_of_that_name_has_to_be_taken_over() {
+    let mut by_hand = before();
+    by_hand["applications"]["hello"] = json!({
+        "type": "wasm-wasi-component",
+        "component": "/srv/hello.wasm",
+        "user": "web",
+        "environment": { "SECRET": "hunter2" },
+    });
+    let own = json!({ "match": { "uri": "/h" }, "action": { "pass": "applications/hello" } });
+    steps(&mut by_hand).push(own);
+    let unit = Unit::start(by_hand.clone());
+    let ran = unit.deploy(&[]);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("--take-over"), "{ran:?}");
+    assert_eq!((unit.changes(), unit.config()), (vec![], by_hand.clone()));
+    // It comes back if that fails.
+    unit.refuse(&[("PUT /config/routes", 1)]);
+    assert_eq!(unit.deploy(&["--take-over"]).code, 1);
+    assert_eq!(unit.config(), by_hand);
+    let ran = unit.deploy(&["--take-over"]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.err.contains("no rollback brings back"), "{ran:?}");
+    let app = unit.config()["applications"]["hello"].clone();
+    assert!(app.get("user").is_none(), "{app}");
+    assert_eq!(paths(&unit.config()), ["/x", "/hello/*"]);
+    // It is ours now, by its record, and without.
+    let ran = unit.deploy(&["--env", "A=b"]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
+    std::fs::remove_file(unit.path("store/apps/hello.json")).unwrap();
+    let ran = unit.deploy(&["--env", "A=c"]);
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
+    // Another store has neither.
+    let other = unit.path("other");
+    let hello = repository("example/hello/hello.wasm");
+    let (control, other) = (unit.path("control.sock"), other.to_str().unwrap());
+    let arguments = ["deploy", hello.to_str().unwrap(), "--name", "hello"];
+    let place = ["--store", other, "--control", control.to_str().unwrap()];
+    let ran = run(&[&arguments[..], &place, &["--no-probe"]].concat());
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("--take-over"), "{ran:?}");
+}
+
+#[test]
 fn bad_arguments_are_told_before_anything_is_done() {
     let unit = Unit::start(before());
     let refused = |arguments: &[&str], problem: &str| {

@@ -227,6 +227,7 @@ impl Service {
                 sha256,
                 wish: &wish,
                 ask,
+                take_over: false,
             };
             told(&name, this.config.deployer.deploy(&order))
         })

@@ -3,6 +3,7 @@
 pub mod client;
 pub mod control;
 pub mod lock;
+pub mod origin;
 pub mod plan;
 pub mod probe;
 pub mod route;

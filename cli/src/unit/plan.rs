@@ -40,6 +40,13 @@ pub enum PlanError {
          choose another --name"
     )]
     Foreign(String),
+    /// The name has an application of our type that others have made.
+    #[error(
+        "there is an application \"{0}\" that this store did not put there and has no record of: \
+         deploying would replace all of it, with its user, access and environment. Choose another \
+         --name, or take it over: `nxt-wasm deploy --take-over`"
+    )]
+    NotOurs(String),
 }
 
 /// A change of the configuration.
@@ -205,7 +212,8 @@ fn is_left(config: &Value, group: &str) -> bool {
     is_empty && !listeners.any(needed)
 }
 
-fn member<'a>(config: &'a Value, group: &str, name: &str) -> Option<&'a Value> {
+/// A member of a group of a configuration.
+pub fn member<'a>(config: &'a Value, group: &str, name: &str) -> Option<&'a Value> {
     config.get(group)?.get(name)
 }
 
