@@ -394,9 +394,15 @@ impl Deployer {
     /// Removes what is not needed any more. That this fails is told, and no failure of
     /// what was done before.
     fn collect(&self) -> Option<String> {
-        let swept = self.local.as_ref().map_or(Ok(()), Store::sweep);
-        let collected = self.store.collect(GRACE);
-        let error = swept.err().or(collected.err())?;
+        let collect = || -> Result<(), DeployError> {
+            self.local.as_ref().map_or(Ok(()), Store::sweep)?;
+            // Records do not name all that Unit may use: what others have put into its
+            // configuration, and what is there while its record is gone.
+            let in_use = origin::digests(&self.control.config()?);
+            self.store.collect(GRACE, in_use)?;
+            Ok(())
+        };
+        let error = collect().err()?;
         Some(format!("old components are still there: {error}"))
     }
 

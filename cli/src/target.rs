@@ -44,7 +44,8 @@ pub struct UnitArgs {
         default_value = "/var/run/control.unit.sock"
     )]
     pub control: Control,
-    /// Directory where Unit reads components, if the store is not on this machine
+    /// Directory where Unit reads components, if the store is not on this machine: each store
+    /// has a folder of its own in there
     #[arg(long, value_name = "DIR", default_value = "/var/lib/nxt-wasm")]
     components: PathBuf,
     /// File that only one deployment at a time has locked [default: beside the control socket]
@@ -112,15 +113,15 @@ impl UnitArgs {
         create: bool,
     ) -> Result<Deployer, Box<dyn Error>> {
         let opened = store.open_at(url, create)?;
-        let local = match opened.directory() {
-            Some(_) => None,
-            None => {
+        let local = match opened.folder_name() {
+            None => None,
+            Some(name) => {
                 let access = Access {
                     create: true,
                     ..Access::default()
                 };
                 // A path, in which nothing stands for anything else.
-                let path = std::path::absolute(&self.components)?;
+                let path = std::path::absolute(&self.components)?.join(name);
                 let path = path.to_str().ok_or("--components: the path is not UTF-8")?;
                 Some(Store::open(path, &access)?)
             }
@@ -182,8 +183,15 @@ mod tests {
         let path = dir.path().canonicalize().unwrap().join("a%41?b#c:/d");
         let store = "s3://b/p?region=r";
         let text = path.to_str().unwrap();
-        let deployer = deployer(&["--store", store, "--components", text]).unwrap();
-        assert_eq!(deployer.writing_folder(), path.join("tmp"));
+        let folder = |store: &str| {
+            let deployer = deployer(&["--store", store, "--components", text]).unwrap();
+            deployer.writing_folder().parent().unwrap().to_owned()
+        };
+        let one = folder(store);
+        assert_eq!(one.parent(), Some(path.as_path()));
+        // Each store has its own, whichever way it is reached.
+        assert_eq!(folder("s3://b/p?endpoint=http://127.0.0.1:9000"), one);
+        assert_ne!(folder("s3://b/q?region=r"), one);
     }
 
     #[test]

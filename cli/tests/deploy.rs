@@ -14,8 +14,10 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use common::{Ran, repository, run};
+use nxt_wasm_store::Digest;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -478,7 +480,7 @@ fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
         if condition() {
             return;
         }
-        std::thread::sleep(std::time::Duration::from_millis(10));
+        std::thread::sleep(Duration::from_millis(10));
     }
     panic!("{what}: not within a minute");
 }
@@ -702,6 +704,27 @@ fn what_others_have_made_of_that_name_has_to_be_taken_over() {
     let ran = run(&[&arguments[..], &place, &["--no-probe"]].concat());
     assert_eq!(ran.code, 1, "{ran:?}");
     assert!(ran.err.contains("--take-over"), "{ran:?}");
+}
+
+#[test]
+fn components_that_unit_uses_are_kept_whatever_the_records_say() {
+    let unit = Unit::start(before());
+    assert_eq!(unit.deploy(&[]).code, 0);
+    let put = |bytes: &[u8]| {
+        let path = unit.path(&format!("store/components/{}.wasm", Digest::of(bytes)));
+        let file = std::fs::File::create(&path).unwrap();
+        let old = SystemTime::now() - Duration::from_secs(7200);
+        file.set_modified(old).unwrap();
+        path
+    };
+    let (used, unused) = (put(b"used"), put(b"unused"));
+    unit.state.lock().unwrap().config["applications"]["other"] =
+        json!({ "type": "wasm-wasi-component", "component": used });
+    assert_eq!(unit.deploy(&["--env", "A=b"]).code, 0);
+    assert!(used.exists() && !unused.exists());
+    unit.state.lock().unwrap().config["applications"]["other"].take();
+    assert_eq!(unit.run(&["remove", "hello"]).code, 0);
+    assert!(!used.exists());
 }
 
 #[test]

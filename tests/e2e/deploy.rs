@@ -34,6 +34,7 @@ pub fn cases() -> Vec<Case> {
         everything_is_brought_up_again,
         a_listener_is_made,
         a_store_in_a_bucket,
+        two_stores_in_one_folder,
         a_record_is_written_and_the_answer_is_lost,
     ]
 }
@@ -724,15 +725,19 @@ fn a_store_in_a_bucket(host: &Host) {
         site.deploy(&lab(), "lab", &[&more[..], &place].concat())
     };
     deploy("1").ok();
+    // Components have a folder for this store alone.
+    let mut folders = fs::read_dir(&local).unwrap();
+    let own = folders.next().unwrap().unwrap().path();
+    assert!(folders.next().is_none());
     // What was left by one that was killed.
-    let left = local.join("tmp/left");
+    let left = own.join("tmp/left");
     let old = SystemTime::now() - Duration::from_secs(7200);
     File::create(&left).unwrap().set_modified(old).unwrap();
     deploy("2").ok();
     assert!(!left.exists());
     assert_eq!(site.get("/env").ok().text(), "VERSION=2\n");
     let component = site.config()["applications"]["lab"]["component"].clone();
-    let here = local
+    let here = own
         .canonicalize()
         .unwrap()
         .join(format!("components/{}.wasm", sha256(&lab())));
@@ -773,6 +778,58 @@ fn a_store_in_a_bucket(host: &Host) {
     let ran = deploy("3").code(2);
     assert!(!ran.err.contains(SECRET), "{ran:?}");
     assert_eq!(site.config(), config);
+    site.server.finish();
+}
+
+/// Makes all components under a folder so old that they may be collected.
+fn make_old(folder: &Path) {
+    let old = SystemTime::now() - Duration::from_secs(7200);
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            make_old(&path);
+        } else if path
+            .extension()
+            .is_some_and(|extension| extension == "wasm")
+        {
+            File::open(path).unwrap().set_modified(old).unwrap();
+        }
+    }
+}
+
+fn two_stores_in_one_folder(host: &Host) {
+    let s3 = S3Server::start();
+    let site = Site::start(host);
+    let secret = site.dir.path().join("secrets");
+    secrets::write_private(&secret, &format!("door = {KEY}:{SECRET}\n"));
+    let url = format!(
+        "s3://{BUCKET}/modules?endpoint=http://{}&credentials=door",
+        s3.address
+    );
+    // As both are by default.
+    let bucket = [
+        "--store",
+        &url,
+        "--secrets",
+        secret.to_str().unwrap(),
+        "--components",
+        site.store.to_str().unwrap(),
+    ];
+    site.deploy(&lab(), "lab", &bucket).ok();
+    let lab = site.config()["applications"]["lab"]["component"].clone();
+    let lab = Path::new(lab.as_str().unwrap());
+    make_old(&site.store);
+    site.deploy(&guests::hello(), "hello", &[]).ok();
+    assert!(lab.exists());
+    make_old(&site.store);
+    site.run(&["remove", "hello"]).ok();
+    assert!(lab.exists());
+    // A name that the other store has deployed is somebody else's.
+    let ran = site.deploy(&guests::hello(), "lab", &[]).code(1);
+    assert!(ran.err.contains("--take-over"), "{ran:?}");
+    site.run(&[&["rollback", "lab"], &bucket[..]].concat())
+        .code(1);
+    site.run(&[&["remove", "lab"], &bucket[..]].concat()).ok();
     site.server.finish();
 }
 

@@ -188,10 +188,13 @@ impl Directory {
         }
     }
 
-    pub fn collect(&self, grace: Duration) -> Result<Vec<Digest>, StoreError> {
+    pub fn collect(
+        &self,
+        grace: Duration,
+        mut used: BTreeSet<Digest>,
+    ) -> Result<Vec<Digest>, StoreError> {
         self.sweep()?;
         let _lock = self.lock()?;
-        let mut used = BTreeSet::new();
         for name in self.names()? {
             let record = self.record(&name)?;
             let history = record.iter().flat_map(Record::history);

@@ -6,6 +6,7 @@
 mod directory;
 mod objects;
 
+use std::collections::BTreeSet;
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -180,6 +181,15 @@ impl Store {
         }
     }
 
+    /// Of a store that is not on this machine: the name of a folder for copies of its
+    /// components, which no other store has.
+    pub fn folder_name(&self) -> Option<&str> {
+        match &self.0 {
+            Kind::Directory(_) => None,
+            Kind::Objects(objects) => Some(objects.folder_name()),
+        }
+    }
+
     /// The file of a component, if it is one of this machine.
     pub fn component_path(&self, digest: &Digest) -> Option<PathBuf> {
         match &self.0 {
@@ -281,16 +291,21 @@ impl Store {
         }
     }
 
-    /// Removes components that no record names, and that have not been put for
-    /// `grace`: [`GRACE`], unless nobody else uses the store. Says which.
+    /// Removes components that no record names and that are not among `in_use`, if they
+    /// have not been put for `grace`: [`GRACE`], unless nobody else uses the store. Says
+    /// which.
     ///
     /// # Errors
     ///
     /// If the store fails, or a record cannot be read: nothing is removed then.
-    pub fn collect(&self, grace: Duration) -> Result<Vec<Digest>, StoreError> {
+    pub fn collect(
+        &self,
+        grace: Duration,
+        in_use: BTreeSet<Digest>,
+    ) -> Result<Vec<Digest>, StoreError> {
         match &self.0 {
-            Kind::Directory(directory) => directory.collect(grace),
-            Kind::Objects(objects) => objects.collect(grace),
+            Kind::Directory(directory) => directory.collect(grace, in_use),
+            Kind::Objects(objects) => objects.collect(grace, in_use),
         }
     }
 

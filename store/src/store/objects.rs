@@ -27,6 +27,7 @@ const ATTEMPTS: u32 = 20;
 const TRIES: u32 = 3;
 
 pub(super) struct Objects {
+    folder_name: String,
     event_loop: Runtime,
     components: Operator,
     records: Values,
@@ -55,12 +56,20 @@ impl Objects {
             max_value: usize::try_from(MAX_RECORD).unwrap_or(usize::MAX),
             ..BucketGrant::new(APPS, Place::S3(folder(APPS)))
         };
+        // By whatever endpoint it is reached, it is the same store.
+        let name = format!("{}/{}", place.bucket, place.prefix);
+        let folder_name = format!("s3-{}", Digest::of(name.as_bytes()).short());
         Ok(Self {
+            folder_name,
             records: Values::open(&bucket, &common).map_err(failed)?,
             event_loop: fetch::event_loop().map_err(|e| failed(e.to_string()))?,
             components,
             timeout: access.timeout,
         })
+    }
+
+    pub fn folder_name(&self) -> &str {
+        &self.folder_name
     }
 
     /// Waits for an operation.
@@ -182,7 +191,11 @@ impl Objects {
         Ok(there)
     }
 
-    pub fn collect(&self, grace: Duration) -> Result<Vec<Digest>, StoreError> {
+    pub fn collect(
+        &self,
+        grace: Duration,
+        mut used: BTreeSet<Digest>,
+    ) -> Result<Vec<Digest>, StoreError> {
         // Listed first: what is put after that is not among them.
         let list = async {
             let options = ListOptions {
@@ -193,7 +206,6 @@ impl Objects {
             lister.try_collect::<Vec<_>>().await
         };
         let components = self.wait("listing components", list)?;
-        let mut used = BTreeSet::new();
         for name in self.names()? {
             let record = self.record(&name)?;
             let history = record.iter().flat_map(Record::history);

@@ -1,5 +1,6 @@
 //! A store in a directory.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
@@ -71,7 +72,11 @@ fn damage_is_noticed_and_repaired() {
     assert!(error.contains("the record of \"shop\""), "{error}");
     // What its components were is not known, so that none is removed.
     make_old(&dir.path().join("components"));
-    assert!(store.collect(Duration::from_secs(1)).is_err());
+    assert!(
+        store
+            .collect(Duration::from_secs(1), BTreeSet::new())
+            .is_err()
+    );
     assert_eq!(get(&store, &Digest::of(b"a")).unwrap(), b"a");
 }
 
@@ -109,10 +114,10 @@ fn what_killed_writers_left_is_removed() {
     let store = open(dir.path());
     let left = dir.path().join("tmp/left");
     fs::write(&left, "half").unwrap();
-    store.collect(Duration::ZERO).unwrap();
+    store.collect(Duration::ZERO, BTreeSet::new()).unwrap();
     assert!(left.exists(), "its writer may be at work");
     make_old(&dir.path().join("tmp"));
-    store.collect(Duration::ZERO).unwrap();
+    store.collect(Duration::ZERO, BTreeSet::new()).unwrap();
     assert!(!left.exists());
     // Components stay where no record is.
     let digest = put(&store, b"component");

@@ -1,5 +1,6 @@
 //! A store in a bucket.
 
+use std::collections::BTreeSet;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::Ordering;
@@ -76,10 +77,15 @@ fn what_has_been_put_again_since_it_was_listed_stays() {
     let store = open_at(with_old_lists(server.address));
     let digest = put(&store, b"component");
     // By the list it is old. By itself, it is not.
-    assert_eq!(store.collect(Duration::from_secs(3600)).unwrap(), []);
+    assert_eq!(
+        store
+            .collect(Duration::from_secs(3600), BTreeSet::new())
+            .unwrap(),
+        []
+    );
     assert_eq!(get(&store, &digest).unwrap(), b"component");
     assert!(store.contains(&digest).unwrap());
-    let gone = store.collect(Duration::ZERO).unwrap();
+    let gone = store.collect(Duration::ZERO, BTreeSet::new()).unwrap();
     assert_eq!(gone, std::slice::from_ref(&digest));
     assert!(!store.contains(&digest).unwrap());
 }
@@ -147,8 +153,15 @@ fn keeps_components_and_records() {
     assert_eq!(store.component_path(&digest), None);
 
     // The server says of all objects that they have just been written.
-    assert_eq!(store.collect(Duration::from_secs(3600)).unwrap(), []);
-    assert_eq!(store.collect(Duration::ZERO).unwrap(), [digest]);
+    assert_eq!(
+        store
+            .collect(Duration::from_secs(3600), BTreeSet::new())
+            .unwrap(),
+        []
+    );
+    let collect = |in_use| store.collect(Duration::ZERO, in_use).unwrap();
+    assert_eq!(collect(BTreeSet::from([digest.clone()])), []);
+    assert_eq!(collect(BTreeSet::new()), [digest]);
     assert_eq!(get(&store, &Digest::of(b"a")).unwrap(), b"a");
     assert!(store.remove(&name("shop")).unwrap());
     assert!(!store.remove(&name("shop")).unwrap());
