@@ -5,11 +5,11 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use nxt_wasm_store::{FetchOptions, Location, MAX_COMPONENT, Name, fetch};
+use nxt_wasm_store::{Ask, FetchOptions, Location, MAX_COMPONENT, Name, fetch};
 use tempfile::NamedTempFile;
 
 use crate::USAGE;
-use crate::deployer::{Ask, DeployError, Deployer, Done, Order};
+use crate::deployer::{DeployError, Deployer, Done, Order};
 use crate::target::{self, StoreArgs, UnitArgs};
 use crate::terminal;
 use crate::wish::{Wish, pair};
@@ -94,7 +94,8 @@ struct Wishes {
 /// How to find out whether the application answers.
 #[derive(Debug, clap::Args)]
 pub struct AskArgs {
-    /// Path that has to be answered with a status under 500 [default: the beginning of the route]
+    /// Path that has to be answered with a status under 500 [default: the beginning of the route,
+    /// or what was said when it was deployed]
     #[arg(long, value_name = "PATH", value_parser = path)]
     probe: Option<String>,
     /// Do not ask whether it answers
@@ -111,12 +112,11 @@ pub fn path(text: &str) -> Result<String, String> {
 }
 
 impl AskArgs {
-    /// The way that is meant.
-    pub fn ask(&self) -> Ask {
-        match (&self.probe, self.no_probe) {
-            (_, true) => Ask::Nothing,
-            (Some(path), false) => Ask::Path(path.clone()),
-            (None, false) => Ask::Route,
+    /// The way that is meant, if one is.
+    pub fn ask(&self) -> Option<Ask> {
+        match self.no_probe {
+            true => Some(Ask::Nothing),
+            false => self.probe.clone().map(Ask::Path),
         }
     }
 }
@@ -150,7 +150,7 @@ impl Wishes {
 pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     if let Some(url) = &args.all {
         let deployer = args.unit.deployer_at(&args.store, url, false)?;
-        return restore_all(&deployer, &args.ask.ask());
+        return restore_all(&deployer, args.ask.ask().as_ref());
     }
     let (Some(location), Some(name)) = (&args.file, &args.name) else {
         return Err("FILE and --name are needed, or --all".into());
@@ -194,7 +194,7 @@ fn download(
     Ok(file)
 }
 
-fn restore_all(deployer: &Deployer, ask: &Ask) -> Result<ExitCode, Box<dyn Error>> {
+fn restore_all(deployer: &Deployer, ask: Option<&Ask>) -> Result<ExitCode, Box<dyn Error>> {
     let mut code = 0;
     let results = match deployer.restore_all(ask) {
         Ok(results) => results,
@@ -202,7 +202,12 @@ fn restore_all(deployer: &Deployer, ask: &Ask) -> Result<ExitCode, Box<dyn Error
     };
     for (name, result) in results {
         match result {
-            Ok(done) if done.changed => terminal::print(&format!("{}\n", told(&name, &done)))?,
+            Ok(done) if done.changed => {
+                terminal::print(&format!("{}\n", told(&name, &done)))?;
+                for note in &done.notes {
+                    terminal::tell(&format!("nxt-wasm: {name}: {note}"));
+                }
+            }
             Ok(_) => terminal::print(&format!("{name}: as it is to be\n"))?,
             Err(error) => {
                 failed(Some(&name), &error);

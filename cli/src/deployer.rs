@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nxt_wasm_store::{
-    AppSettings, Deployment, Digest, GRACE, Name, Record, Store, StoreError, read_component_file,
+    AppSettings, Ask, Deployment, Digest, GRACE, Name, Record, Store, StoreError,
+    read_component_file,
 };
 use serde_json::{Map, Value, json};
 
@@ -105,6 +106,9 @@ pub enum DeployError {
     /// The application has no answer, so that it was taken back.
     #[error("it does not answer ({0}), and was taken back: Unit has what it had before")]
     Probe(String),
+    /// The application has no answer, and was left there, as Unit had nothing else.
+    #[error("it was brought up, and does not answer ({0})")]
+    Silent(String),
     /// It cannot be asked.
     #[error("it cannot be asked whether it answers: {0}")]
     NoProbe(String),
@@ -118,18 +122,6 @@ pub enum DeployError {
     },
 }
 
-/// How to find out whether an application answers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum Ask {
-    /// With the beginning of its route.
-    #[default]
-    Route,
-    /// With this path.
-    Path(String),
-    /// Not at all.
-    Nothing,
-}
-
 /// A component that is to be deployed.
 #[derive(Clone, Debug)]
 pub struct Order<'a> {
@@ -141,8 +133,8 @@ pub struct Order<'a> {
     pub sha256: Option<Digest>,
     /// Its settings.
     pub wish: &'a Wish,
-    /// Whether it has to answer.
-    pub ask: Ask,
+    /// Whether it has to answer, and how, if that is said.
+    pub ask: Option<Ask>,
     /// Whether it may replace an application that others have made.
     pub take_over: bool,
 }
@@ -175,6 +167,15 @@ pub struct Deployer {
     pub lock: PathBuf,
     /// For an application to answer.
     pub probe_timeout: Duration,
+}
+
+/// What something is put into Unit for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Occasion {
+    /// It has yet to show that it answers.
+    New,
+    /// It was deployed before.
+    BringUp,
 }
 
 /// What was changed in Unit for a deployment.
@@ -213,7 +214,7 @@ impl Deployer {
         let name = order.name;
         let mut kept = None;
         for _ in 0..ATTEMPTS {
-            let settings = self.settings(order)?;
+            let (settings, probe) = self.settings(order)?;
             let checked = check_component(order.file, name, &settings)?;
             if let Some(wanted) = order.sha256.as_ref().filter(|wanted| **wanted != checked) {
                 return Err(DeployError::Digest {
@@ -233,13 +234,17 @@ impl Deployer {
             }
             let _lock = self.lock()?;
             // What is to be kept may have changed until we had the lock.
-            if !order.wish.keep || self.settings(order)? == settings {
-                let deployment = Deployment::new(found, size, settings);
+            let is_as_checked = |now: &(AppSettings, Ask)| now.0 == settings && now.1 == probe;
+            if !order.wish.keep || is_as_checked(&self.settings(order)?) {
+                let deployment = Deployment {
+                    probe,
+                    ..Deployment::new(found, size, settings)
+                };
                 let foreign = self.is_foreign(name)?;
                 if foreign && !order.take_over {
                     return Err(PlanError::NotOurs(name.to_string()).into());
                 }
-                let mut done = self.go_to(name, deployment, &order.ask)?;
+                let mut done = self.go_to(name, deployment)?;
                 if foreign {
                     done.notes.push(TAKEN_OVER.to_owned());
                 }
@@ -265,13 +270,17 @@ impl Deployer {
         Ok(app.is_some_and(|app| !origin::is_from(app, self.local())))
     }
 
-    /// The settings that are asked for, with those that are deployed now.
-    fn settings(&self, order: &Order<'_>) -> Result<AppSettings, DeployError> {
+    /// The settings that are asked for, with those that are deployed now, and how it is
+    /// asked.
+    fn settings(&self, order: &Order<'_>) -> Result<(AppSettings, Ask), DeployError> {
         let record = self.store.record(order.name)?;
         let current = record.as_ref().and_then(Record::current);
-        let current = current.map(|current| &current.settings);
-        let settings = order.wish.settings(order.name.as_str(), current);
-        settings.map_err(DeployError::Settings)
+        let settings = current.map(|current| &current.settings);
+        let settings = order.wish.settings(order.name.as_str(), settings);
+        let kept = current.filter(|_| order.wish.keep);
+        let kept = kept.map(|current| current.probe.clone());
+        let ask = order.ask.clone().or(kept).unwrap_or_default();
+        Ok((settings.map_err(DeployError::Settings)?, ask))
     }
 
     /// Puts a file into the store, and where Unit reads it.
@@ -287,8 +296,14 @@ impl Deployer {
         Ok((digest, size))
     }
 
-    /// Brings back what was deployed before, or the newest deployment of a component.
-    pub fn rollback(&self, name: &Name, to: Option<&str>, ask: &Ask) -> Result<Done, DeployError> {
+    /// Brings back what was deployed before, or the newest deployment of a component. It
+    /// is asked as it was then, unless `ask` says how.
+    pub fn rollback(
+        &self,
+        name: &Name,
+        to: Option<&str>,
+        ask: Option<&Ask>,
+    ) -> Result<Done, DeployError> {
         let _lock = self.lock()?;
         let record = self.store.record(name)?;
         let record = record.ok_or_else(|| DeployError::Unknown(name.clone()))?;
@@ -310,16 +325,23 @@ impl Deployer {
                 .ok_or_else(|| problem(format!("no deployment of {digest} is remembered")))?,
         };
         self.bring_here(&target.digest)?;
-        self.go_to(name, target.again(), ask)
+        let mut deployment = target.again();
+        if let Some(ask) = ask {
+            deployment.probe = ask.clone();
+        }
+        self.go_to(name, deployment)
     }
 
     /// Has Unit serve a deployment whose component is here, and writes that down.
-    fn go_to(&self, name: &Name, deployment: Deployment, ask: &Ask) -> Result<Done, DeployError> {
+    fn go_to(&self, name: &Name, deployment: Deployment) -> Result<Done, DeployError> {
         let record = self.store.record(name)?;
-        let mut installed = self.install(name, &deployment, record.as_ref(), ask)?;
+        let ask = &deployment.probe;
+        let mut installed = self.install(name, &deployment, record.as_ref(), ask, Occasion::New)?;
         let current = record.as_ref().and_then(Record::current);
         let same = |current: &&Deployment| {
-            current.digest == deployment.digest && current.settings == deployment.settings
+            current.digest == deployment.digest
+                && current.settings == deployment.settings
+                && current.probe == deployment.probe
         };
         let deployment = match current.filter(same) {
             Some(current) if deployment.restores.is_none() => current.clone(),
@@ -449,13 +471,14 @@ impl Deployer {
     }
 
     /// Changes Unit's configuration, and waits for an answer. After an error, it is
-    /// what it was.
+    /// what it was, but for [`DeployError::Silent`].
     fn install(
         &self,
         name: &Name,
         deployment: &Deployment,
         record: Option<&Record>,
         ask: &Ask,
+        occasion: Occasion,
     ) -> Result<Installed, DeployError> {
         let config = self.control.config()?;
         plan::check_type(&config, name.as_str())?;
@@ -469,11 +492,20 @@ impl Deployer {
         // Whether it fits, before anything is changed.
         plan::changes(&config, name.as_str(), &wanted)?;
         let before = Before::of(&config, name.as_str(), &wanted);
-        let probe = self.probe(&config, name, settings, ask)?;
         let mut notes = Vec::new();
-        if probe.is_none() && *ask == Ask::Route {
-            notes.push("it has no route, and was not asked whether it answers: --probe".to_owned());
-        }
+        let probe = match self.probe(&config, name, settings, ask) {
+            // It did answer when it was deployed.
+            Err(DeployError::NoProbe(problem)) if occasion == Occasion::BringUp => {
+                notes.push(format!("it was not asked whether it answers: {problem}"));
+                None
+            }
+            Ok(None) if *ask == Ask::Route => {
+                let note = "it has no route, and was not asked whether it answers: --probe";
+                notes.push(note.to_owned());
+                None
+            }
+            probe => probe?,
+        };
         let brought = match self.bring(|config| plan::next(config, name.as_str(), &wanted)) {
             Ok(brought) => brought,
             Err(error) => return Err(self.undo(name, &before, error)),
@@ -486,6 +518,10 @@ impl Deployer {
         }
         let answered = match probe.map(|probe| probe.ask()).transpose() {
             Ok(answered) => answered,
+            // Requests fail either way, and it may only wait for something else to start.
+            Err(problem) if occasion == Occasion::BringUp && before.had_nothing() => {
+                return Err(DeployError::Silent(problem));
+            }
             Err(problem) => {
                 return Err(self.undo(name, &before, DeployError::Probe(problem)));
             }
@@ -602,8 +638,10 @@ impl Deployer {
         Ok(self.collect())
     }
 
-    /// Brings up everything in the store. What is there is left alone.
-    pub fn restore_all(&self, ask: &Ask) -> Result<Vec<(Name, Outcome)>, DeployError> {
+    /// Brings up everything in the store. What Unit has as it should be is left alone, and
+    /// not asked; what it has otherwise becomes what it should be. Each is asked as when it
+    /// was deployed, unless `ask` says how.
+    pub fn restore_all(&self, ask: Option<&Ask>) -> Result<Vec<(Name, Outcome)>, DeployError> {
         let _lock = self.lock()?;
         // Nothing is done if Unit is not there at all.
         self.control.config()?;
@@ -615,14 +653,18 @@ impl Deployer {
         Ok(names.into_iter().map(restore).collect())
     }
 
-    fn restore(&self, name: &Name, ask: &Ask) -> Result<Done, DeployError> {
+    fn restore(&self, name: &Name, ask: Option<&Ask>) -> Result<Done, DeployError> {
         let record = self.store.record(name)?;
         let deployment = record.as_ref().and_then(Record::current).cloned();
         let deployment = deployment.ok_or_else(|| DeployError::Unknown(name.clone()))?;
         self.bring_here(&deployment.digest)?;
         let there = self.state(&self.control.config()?, name, &deployment)? == Running::Yes;
-        let ask = if there { &Ask::Nothing } else { ask };
-        let installed = self.install(name, &deployment, record.as_ref(), ask)?;
+        let ask = match there {
+            true => &Ask::Nothing,
+            false => ask.unwrap_or(&deployment.probe),
+        };
+        let occasion = Occasion::BringUp;
+        let installed = self.install(name, &deployment, record.as_ref(), ask, occasion)?;
         Ok(Done {
             deployment,
             changed: installed.changed,

@@ -27,6 +27,7 @@ pub struct Args {
 /// Runs the command.
 pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     let deployer = args.unit.deployer(&args.store, false)?;
-    let result = deployer.rollback(&args.name, args.to.as_deref(), &args.ask.ask());
+    let ask = args.ask.ask();
+    let result = deployer.rollback(&args.name, args.to.as_deref(), ask.as_ref());
     deploy::report(&args.name, result)
 }

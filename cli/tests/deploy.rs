@@ -727,6 +727,85 @@ fn components_that_unit_uses_are_kept_whatever_the_records_say() {
     assert!(!used.exists());
 }
 
+/// A server that answers 200 at one path, and 500 at all others. It ends with the process.
+fn only_at(path: &'static str) -> String {
+    let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let at = listener.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            let head: Vec<String> = BufReader::new(&stream)
+                .lines()
+                .map_while(Result::ok)
+                .take_while(|line| !line.is_empty())
+                .collect();
+            let asked = head.first().and_then(|line| line.split(' ').nth(1));
+            let status = if asked == Some(path) { 200 } else { 500 };
+            let head = format!("HTTP/1.1 {status} x\r\nContent-Length: 0\r\n\r\n");
+            (&stream).write_all(head.as_bytes()).unwrap();
+        }
+    });
+    at
+}
+
+#[test]
+fn what_is_brought_up_is_asked_as_when_it_was_deployed() {
+    const OTHER: [&str; 4] = ["--probe", "/hello/other", "--probe-timeout", "300ms"];
+    let mut empty = before();
+    empty["listeners"] = json!({ only_at("/hello/health"): { "pass": "routes" } });
+    let unit = Unit::start(empty.clone());
+    let hello = repository("example/hello/hello.wasm");
+    let deploy = |name: &str, ask: &[&str]| {
+        let arguments = ["deploy", hello.to_str().unwrap(), "--name", name];
+        let route = ["--route", "/hello/*"];
+        unit.run(&[&arguments[..], &route, ask].concat())
+    };
+    // At `/hello/`, it does not answer.
+    assert_eq!(deploy("route", &["--probe-timeout", "300ms"]).code, 1);
+    assert_eq!(deploy("path", &["--probe", "/hello/health"]).code, 0);
+    assert_eq!(deploy("nothing", &["--no-probe"]).code, 0);
+    let all = unit.config()["applications"].clone();
+    let store = unit.path("store");
+    let control = unit.path("control.sock");
+    let restore = |config: &Value, more: &[&str]| {
+        unit.state.lock().unwrap().config = config.clone();
+        let all = ["deploy", "--all", store.to_str().unwrap()];
+        let place = ["--control", control.to_str().unwrap()];
+        run(&[&all, &place[..], more].concat())
+    };
+    let ran = restore(&empty, &[]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert_eq!(unit.config()["applications"], all);
+    // What does not answer is told, and stays, as there was nothing before.
+    let ran = restore(&empty, &OTHER);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(ran.err.contains("does not answer"), "{ran:?}");
+    assert_eq!(unit.config()["applications"], all);
+    // Where there is something, that comes back.
+    let mut other = empty.clone();
+    other["applications"] = all.clone();
+    other["applications"]["path"]["processes"] = json!(2);
+    let ran = restore(&other, &OTHER);
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert_eq!(unit.config()["applications"]["path"]["processes"], 2);
+    // Without a listener, nobody can be asked, and it is there all the same.
+    other = before();
+    other["listeners"] = json!({});
+    let ran = restore(&other, &[]);
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.err.contains("was not asked"), "{ran:?}");
+    assert_eq!(unit.config()["applications"]["path"], all["path"]);
+    // What is kept is how it is asked, too.
+    assert_eq!(
+        unit.deployed("path")["probe"],
+        json!({ "path": "/hello/health" })
+    );
+    unit.state.lock().unwrap().config = empty.clone();
+    assert_eq!(deploy("path", &["--keep", "--env", "A=b"]).code, 0);
+    let kept = unit.deployed("path");
+    assert_eq!(kept["probe"], json!({ "path": "/hello/health" }));
+    assert_eq!(kept["number"], 2);
+}
+
 #[test]
 fn bad_arguments_are_told_before_anything_is_done() {
     let unit = Unit::start(before());

@@ -17,7 +17,7 @@ mod store;
 pub use digest::Digest;
 pub use fetch::{FetchError, FetchOptions, MAX_REDIRECTS, fetch};
 pub use location::{Location, LocationError};
-pub use record::{AppSettings, Deployment, HISTORY, Name, NameError, Record};
+pub use record::{AppSettings, Ask, Deployment, HISTORY, Name, NameError, Record};
 pub use store::{
     Access, GRACE, MAX_COMPONENT, Store, StoreError, is_private_to, read_component_file,
 };

@@ -118,6 +118,25 @@ impl AppSettings {
     }
 }
 
+/// How to find out whether an application answers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Ask {
+    /// With the beginning of its route.
+    #[default]
+    Route,
+    /// With this path.
+    Path(String),
+    /// Not at all.
+    Nothing,
+}
+
+impl Ask {
+    fn is_route(&self) -> bool {
+        *self == Self::Route
+    }
+}
+
 /// One deployment.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -133,6 +152,9 @@ pub struct Deployment {
     /// The number of the deployment that this one has brought back.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restores: Option<u64>,
+    /// How it is found out whether it answers.
+    #[serde(default, skip_serializing_if = "Ask::is_route")]
+    pub probe: Ask,
     /// What the application was configured as.
     pub settings: AppSettings,
 }
@@ -147,6 +169,7 @@ impl Deployment {
             size,
             time: now.unwrap_or_default().to_string(),
             restores: None,
+            probe: Ask::Route,
             settings,
         }
     }
@@ -156,6 +179,7 @@ impl Deployment {
     pub fn again(&self) -> Self {
         Self {
             restores: Some(self.original()),
+            probe: self.probe.clone(),
             ..Self::new(self.digest.clone(), self.size, self.settings.clone())
         }
     }
@@ -302,6 +326,25 @@ mod tests {
             "a"
         );
         assert_eq!(json["history"][0]["number"], 2);
+    }
+
+    #[test]
+    fn how_it_is_asked_is_remembered() {
+        let mut record = record(&["a", "b"]);
+        for (probe, text) in [
+            (Ask::Route, None),
+            (Ask::Nothing, Some("\"probe\": \"nothing\"")),
+            (Ask::Path("/x".to_owned()), Some("\"path\": \"/x\"")),
+        ] {
+            record.history[0].probe = probe.clone();
+            let json = record.to_json().unwrap();
+            assert_eq!(Record::from_json(&record.name, &json), Ok(record.clone()));
+            let json = String::from_utf8(json).unwrap();
+            // What is asked by its route has the form of older records.
+            assert_eq!(json.contains("probe"), text.is_some(), "{json}");
+            assert!(text.is_none_or(|text| json.contains(text)), "{json}");
+            assert_eq!(record.current().unwrap().again().probe, probe);
+        }
     }
 
     #[test]

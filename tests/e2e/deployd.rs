@@ -23,6 +23,8 @@ pub fn cases() -> Vec<Case> {
         what_reaches_for_more_is_refused,
         back_and_away,
         one_deployment_of_an_application_at_a_time,
+        brings_up_what_its_store_has,
+        what_others_have_made_is_not_replaced,
         everything_comes_back_after_restarts,
         one_bad_record_hides_no_other,
         another_program_in_its_place,
@@ -475,6 +477,71 @@ fn everything_comes_back_after_restarts(host: &Host) {
     assert!(daemon.terminate().success());
     other.finish();
     drop(dir);
+}
+
+fn brings_up_what_its_store_has(host: &Host) {
+    let site = Site::start(host);
+    let component = guests::root().join("tests/guests/lab/lab.wasm");
+    // Asked by its first route, it fails: it is asked as when it was deployed.
+    let lab = ["--route", "/trap", "--route", "/env", "--probe", "/env"];
+    let lab = [&lab[..], &["--env", "VERSION=1"]].concat();
+    site.deploy(&component, "lab", &lab).ok();
+    let trap = [
+        "--host",
+        "trap.example.com",
+        "--route",
+        "/trap",
+        "--no-probe",
+    ];
+    site.deploy(&component, "trap", &trap).ok();
+    site.deploy(&guests::hello(), "hello", &[]).ok();
+    let all = site.config()["applications"].clone();
+    // Unit has lost what it had, and is not there yet.
+    site.configure();
+    let link = site.dir.path().join("current.sock");
+    let mut daemon = Daemon::spawn(&site, link.to_str().unwrap(), &[]);
+    expect(&log(&site), "listens on");
+    assert_eq!(site.config()["applications"], json!({}));
+    symlink(site.control(), &link).unwrap();
+    daemon.await_start();
+    assert_eq!(site.config()["applications"], all);
+    assert_eq!(site.get("/env").ok().text(), "VERSION=1\n");
+    site.get("/hello/").ok();
+    for name in ["hello", "lab", "trap"] {
+        expect(&log(&site), &format!("{name}: brought up "));
+    }
+    assert_eq!(daemon.apps()[2]["state"], "running");
+    assert!(daemon.terminate().success());
+    // It waits no longer than it is told to.
+    let none = site.dir.path().join("none.sock");
+    let mut daemon = Daemon::spawn(&site, none.to_str().unwrap(), &["--wait", "300ms"]);
+    let ended = wait_for(PATIENCE, || daemon.child.try_wait().unwrap());
+    assert_eq!(ended.expect("it ends").code(), Some(1));
+    expect(&log(&site), "cannot connect to");
+    site.server.finish();
+}
+
+fn what_others_have_made_is_not_replaced(host: &Host) {
+    let site = Site::start(host);
+    let daemon = Daemon::start(&site, &[]);
+    let component = guests::root().join("tests/guests/lab/lab.wasm");
+    let by_hand = json!({
+        "type": "wasm-wasi-component",
+        "component": component,
+        "environment": { "UNIT_WASM_CACHE": cache(), "VERSION": "0" },
+    });
+    let put = site
+        .server
+        .control
+        .put("/config/applications/lab", &by_hand);
+    assert!(put.unwrap().success());
+    let (status, json) = daemon.deploy("lab", "route=/*&probe=/env", &lab());
+    assert_eq!(status, 409, "{json}");
+    let text = json["error"].as_str().unwrap();
+    assert!(text.contains("--take-over"), "{text}");
+    assert_eq!(site.config()["applications"]["lab"], by_hand);
+    assert_eq!(daemon.apps(), json!([]));
+    site.server.finish();
 }
 
 fn one_bad_record_hides_no_other(host: &Host) {

@@ -17,7 +17,7 @@ use nxt_wasm_store::MAX_COMPONENT;
 use serde_json::json;
 
 use crate::configuration::configured;
-use crate::deployer::{Ask, DeployError, Deployer};
+use crate::deployer::{DeployError, Deployer};
 use crate::target::{self, StoreArgs, UnitArgs, duration};
 use crate::terminal::tell;
 use crate::unit::probe::check_listener;
@@ -122,7 +122,7 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
 fn bring_up(deployer: &Deployer, patience: Duration) -> Result<(), DeployError> {
     let begin = Instant::now();
     let results = loop {
-        match deployer.restore_all(&Ask::Route) {
+        match deployer.restore_all(None) {
             Err(DeployError::Control(error))
                 if error.is_silence() && begin.elapsed() < patience =>
             {
@@ -136,6 +136,9 @@ fn bring_up(deployer: &Deployer, patience: Duration) -> Result<(), DeployError> 
             Ok(done) if done.changed => {
                 let digest = done.deployment.digest.short();
                 tell(&format!("nxt-wasm deployd: {name}: brought up {digest}"));
+                for note in &done.notes {
+                    tell(&format!("nxt-wasm deployd: {name}: {note}"));
+                }
             }
             Ok(_) => {}
             // The others have nothing to do with it.

@@ -1,10 +1,9 @@
 //! What is asked for in a URL.
 
-use nxt_wasm_store::Digest;
+use nxt_wasm_store::{Ask, Digest};
 use serde_json::{Map, Value};
 
 use crate::deploy::path;
-use crate::deployer::Ask;
 use crate::wish::Wish;
 
 /// Settings that whoever may deploy may ask for: limits of what is deployed. Others
@@ -47,13 +46,13 @@ impl Query {
         allowed: &[String],
         listener: Option<&str>,
         base: &Map<String, Value>,
-    ) -> Result<(Wish, Ask, Option<Digest>), String> {
+    ) -> Result<(Wish, Option<Ask>, Option<Digest>), String> {
         let mut wish = Wish {
             listener: listener.map(str::to_owned),
             base: base.clone(),
             ..Wish::default()
         };
-        let (mut ask, mut sha256) = (Ask::Route, None);
+        let (mut ask, mut sha256) = (None, None);
         let limit = |key: &str, value: String| {
             if !LIMITS.contains(&key) && !allowed.iter().any(|allowed| allowed == key) {
                 return Err(format!(
@@ -72,8 +71,8 @@ impl Query {
                     wish.processes = Some(number.map_err(|_| "processes: a number is needed")?);
                 }
                 "keep" => wish.keep = flag(&name, &value)?,
-                "probe" => ask = Ask::Path(path(&value)?),
-                "no-probe" if flag(&name, &value)? => ask = Ask::Nothing,
+                "probe" => ask = Some(Ask::Path(path(&value)?)),
+                "no-probe" if flag(&name, &value)? => ask = Some(Ask::Nothing),
                 "no-probe" => {}
                 "sha256" => sha256 = Some(value.parse()?),
                 "memory" => wish.limits.push(limit("UNIT_WASM_MEMORY", value)?),
@@ -91,13 +90,13 @@ impl Query {
     }
 
     /// What to go back to.
-    pub fn rollback(self) -> Result<(Option<String>, Ask), String> {
-        let (mut to, mut ask) = (None, Ask::Route);
+    pub fn rollback(self) -> Result<(Option<String>, Option<Ask>), String> {
+        let (mut to, mut ask) = (None, None);
         for (name, value) in self.0 {
             match name.as_str() {
                 "to" => to = Some(value),
-                "probe" => ask = Ask::Path(path(&value)?),
-                "no-probe" if flag(&name, &value)? => ask = Ask::Nothing,
+                "probe" => ask = Some(Ask::Path(path(&value)?)),
+                "no-probe" if flag(&name, &value)? => ask = Some(Ask::Nothing),
                 "no-probe" => {}
                 other => return Err(unknown(other)),
             }
@@ -142,7 +141,7 @@ fn decode(text: &str) -> Result<String, String> {
 mod tests {
     use super::*;
 
-    fn deployment(query: &str) -> Result<(Wish, Ask, Option<Digest>), String> {
+    fn deployment(query: &str) -> Result<(Wish, Option<Ask>, Option<Digest>), String> {
         let allowed = ["UNIT_WASM_ALLOW_HTTP".to_owned()];
         Query::parse(query)?.deployment(&allowed, None, &Map::new())
     }
@@ -160,8 +159,8 @@ mod tests {
             ["UNIT_WASM_FUEL", "UNIT_WASM_MEMORY", "UNIT_WASM_ALLOW_HTTP"]
         );
         assert_eq!((wish.processes, wish.keep, sha256), (Some(2), true, None));
-        assert_eq!(ask, Ask::Path("/shop/health".to_owned()));
-        assert_eq!(deployment("no-probe=1").unwrap().1, Ask::Nothing);
+        assert_eq!(ask, Some(Ask::Path("/shop/health".to_owned())));
+        assert_eq!(deployment("no-probe=1").unwrap().1, Some(Ask::Nothing));
     }
 
     #[test]

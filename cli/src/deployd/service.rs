@@ -244,7 +244,8 @@ impl Service {
         };
         self.work(move |this| {
             let _busy = busy;
-            let done = this.config.deployer.rollback(&name, to.as_deref(), &ask);
+            let deployer = &this.config.deployer;
+            let done = deployer.rollback(&name, to.as_deref(), ask.as_ref());
             told(&name, done)
         })
         .await
@@ -318,11 +319,7 @@ impl Service {
     }
 
     fn restore(&self) -> Answer {
-        let restored = self
-            .config
-            .deployer
-            .restore_all(&crate::deployer::Ask::Route);
-        let results = match restored {
+        let results = match self.config.deployer.restore_all(None) {
             Ok(results) => results,
             Err(problem) => return error(status(&problem), problem.to_string()),
         };
@@ -419,9 +416,10 @@ fn status(problem: &DeployError) -> StatusCode {
         DeployError::Lock(LockError::Taken(_))
         | DeployError::Control(ControlError::Client(_))
         | DeployError::Undone(ControlError::Client(_)) => StatusCode::SERVICE_UNAVAILABLE,
-        DeployError::Control(_) | DeployError::Undone(_) | DeployError::Probe(_) => {
-            StatusCode::BAD_GATEWAY
-        }
+        DeployError::Control(_)
+        | DeployError::Undone(_)
+        | DeployError::Probe(_)
+        | DeployError::Silent(_) => StatusCode::BAD_GATEWAY,
         DeployError::Check(_)
         | DeployError::Read(_)
         | DeployError::Store(_)

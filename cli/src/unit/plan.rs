@@ -183,6 +183,11 @@ impl Before {
         }
     }
 
+    /// Whether there was no application.
+    pub fn had_nothing(&self) -> bool {
+        self.state.app.is_none()
+    }
+
     /// The next change on the way back from `config`. None, if it is as it was.
     pub fn next(&self, config: &Value, name: &str) -> Result<Option<Change>, PlanError> {
         let there = |at: &&String| member(config, "listeners", at).is_some();
