@@ -9,7 +9,7 @@ use nxt_wasm_store::{Ask, FetchOptions, Location, MAX_COMPONENT, Name, fetch};
 use tempfile::NamedTempFile;
 
 use crate::USAGE;
-use crate::deployer::{DeployError, Deployer, Done, Order};
+use crate::deployer::{DeployError, Deployer, Done, Order, Restored};
 use crate::target::{self, StoreArgs, UnitArgs};
 use crate::terminal;
 use crate::wish::{Wish, pair};
@@ -196,11 +196,14 @@ fn download(
 
 fn restore_all(deployer: &Deployer, ask: Option<&Ask>) -> Result<ExitCode, Box<dyn Error>> {
     let mut code = 0;
-    let results = match deployer.restore_all(ask) {
-        Ok(results) => results,
+    let restored = match deployer.restore_all(ask) {
+        Ok(restored) => restored,
         Err(error) => return Ok(failed(None, &error)),
     };
-    for (name, result) in results {
+    for left in &restored.left {
+        terminal::tell(&format!("nxt-wasm: {}", Restored::about(left)));
+    }
+    for (name, result) in restored.outcomes {
         match result {
             Ok(done) if done.changed => {
                 terminal::print(&format!("{}\n", told(&name, &done)))?;

@@ -155,6 +155,25 @@ pub struct Done {
 /// How a deployment went.
 pub type Outcome = Result<Done, DeployError>;
 
+/// How it went with all applications of a store.
+pub struct Restored {
+    /// Those that are to be there.
+    pub outcomes: Vec<(Name, Outcome)>,
+    /// Those that deployments from the store have put into Unit, and that it has no record
+    /// of: another machine may have removed them. They are left alone.
+    pub left: Vec<Name>,
+}
+
+impl Restored {
+    /// What is told of one that was left.
+    pub fn about(left: &Name) -> String {
+        format!(
+            "{left}: Unit has it from this store, which has no record of it any more: `nxt-wasm \
+             remove {left}` takes it out"
+        )
+    }
+}
+
 /// Deploys from one store into one Unit.
 pub struct Deployer {
     /// Unit.
@@ -618,10 +637,13 @@ impl Deployer {
     /// know.
     pub fn remove(&self, name: &Name) -> Result<Option<String>, DeployError> {
         let _lock = self.lock()?;
-        if self.store.record(name)?.is_none() {
+        let record = self.store.record(name)?;
+        let config = self.control.config()?;
+        // Without a record, another machine with this store has removed it.
+        let is_left = || origin::names(&config, self.local()).contains(name);
+        if record.is_none() && !is_left() {
             return Err(DeployError::Unknown(name.clone()));
         }
-        let config = self.control.config()?;
         plan::check_type(&config, name.as_str())?;
         plan::check_unused(&config, name.as_str())?;
         let wanted = State::none();
@@ -629,7 +651,9 @@ impl Deployer {
         if let Err(error) = self.bring(|config| plan::next(config, name.as_str(), &wanted)) {
             return Err(self.undo(name, &before, error));
         }
-        if let Err(error) = self.store.remove(name) {
+        if let Some(record) = record
+            && let Err(error) = self.store.remove(name, &record)
+        {
             // It may be gone all the same.
             if !matches!(self.store.record(name), Ok(None)) {
                 return Err(self.undo(name, &before, DeployError::Unrecorded(error)));
@@ -641,16 +665,21 @@ impl Deployer {
     /// Brings up everything in the store. What Unit has as it should be is left alone, and
     /// not asked; what it has otherwise becomes what it should be. Each is asked as when it
     /// was deployed, unless `ask` says how.
-    pub fn restore_all(&self, ask: Option<&Ask>) -> Result<Vec<(Name, Outcome)>, DeployError> {
+    pub fn restore_all(&self, ask: Option<&Ask>) -> Result<Restored, DeployError> {
         let _lock = self.lock()?;
         // Nothing is done if Unit is not there at all.
-        self.control.config()?;
+        let config = self.control.config()?;
         let names = self.store.names()?;
+        let mut left = origin::names(&config, self.local());
+        left.retain(|name| !names.contains(name));
         let restore = |name: Name| {
             let result = self.restore(&name, ask);
             (name, result)
         };
-        Ok(names.into_iter().map(restore).collect())
+        Ok(Restored {
+            outcomes: names.into_iter().map(restore).collect(),
+            left,
+        })
     }
 
     fn restore(&self, name: &Name, ask: Option<&Ask>) -> Result<Done, DeployError> {

@@ -10,6 +10,8 @@ use crate::target::{StoreArgs, UnitArgs};
 use crate::terminal;
 
 /// Take an application that was deployed out of Unit and out of the store
+///
+/// If another machine has taken it out of the store already, out of Unit alone.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Name of the application

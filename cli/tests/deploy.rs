@@ -807,6 +807,40 @@ fn what_is_brought_up_is_asked_as_when_it_was_deployed() {
 }
 
 #[test]
+fn what_another_machine_has_removed_is_taken_out_here_too() {
+    let (one, two) = (Unit::start(before()), Unit::start(before()));
+    assert_eq!(one.deploy(&[]).code, 0);
+    let (store, control) = (one.path("store"), two.path("control.sock"));
+    let (store, control) = (store.to_str().unwrap(), control.to_str().unwrap());
+    let on_two = |command: &[&str]| run(&[command, &["--control", control]].concat());
+    let restore = || on_two(&["deploy", "--all", store]);
+    let remove = |name: &str| on_two(&["remove", name, "--store", store]);
+    let ran = restore();
+    assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
+    // One of that name that others have made, which is not taken away.
+    let by_hand = json!({ "type": "wasm-wasi-component", "component": "/srv/a.wasm" });
+    two.state.lock().unwrap().config["applications"]["other"] = by_hand;
+    let all = two.config();
+    assert_eq!(one.run(&["remove", "hello"]).code, 0);
+    let ran = restore();
+    assert_eq!(ran.code, 0, "{ran:?}");
+    assert!(ran.err.contains("nxt-wasm remove hello"), "{ran:?}");
+    assert!(!ran.err.contains("other"), "{ran:?}");
+    assert_eq!(remove("other").code, 1);
+    assert_eq!(two.config(), all);
+    let ran = remove("hello");
+    assert_eq!(
+        (ran.code, ran.out.as_str()),
+        (0, "hello: removed\n"),
+        "{ran:?}"
+    );
+    let mut expected = before();
+    expected["applications"]["other"] = all["applications"]["other"].clone();
+    assert_eq!(two.config(), expected);
+    assert_eq!(remove("hello").code, 1);
+}
+
+#[test]
 fn bad_arguments_are_told_before_anything_is_done() {
     let unit = Unit::start(before());
     let refused = |arguments: &[&str], problem: &str| {

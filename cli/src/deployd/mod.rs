@@ -17,7 +17,7 @@ use nxt_wasm_store::MAX_COMPONENT;
 use serde_json::json;
 
 use crate::configuration::configured;
-use crate::deployer::{DeployError, Deployer};
+use crate::deployer::{DeployError, Deployer, Restored};
 use crate::target::{self, StoreArgs, UnitArgs, duration};
 use crate::terminal::tell;
 use crate::unit::probe::check_listener;
@@ -121,17 +121,20 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
 /// Brings up what is in the store, once Unit is there.
 fn bring_up(deployer: &Deployer, patience: Duration) -> Result<(), DeployError> {
     let begin = Instant::now();
-    let results = loop {
+    let restored = loop {
         match deployer.restore_all(None) {
             Err(DeployError::Control(error))
                 if error.is_silence() && begin.elapsed() < patience =>
             {
                 std::thread::sleep(PAUSE);
             }
-            results => break results?,
+            restored => break restored?,
         }
     };
-    for (name, result) in results {
+    for left in &restored.left {
+        tell(&format!("nxt-wasm deployd: {}", Restored::about(left)));
+    }
+    for (name, result) in restored.outcomes {
         match result {
             Ok(done) if done.changed => {
                 let digest = done.deployment.digest.short();

@@ -319,13 +319,14 @@ impl Service {
     }
 
     fn restore(&self) -> Answer {
-        let results = match self.config.deployer.restore_all(None) {
-            Ok(results) => results,
+        let restored = match self.config.deployer.restore_all(None) {
+            Ok(restored) => restored,
             Err(problem) => return error(status(&problem), problem.to_string()),
         };
         let mut failed = Vec::new();
         let mut apps = Map::new();
-        for (name, result) in results {
+        let left = restored.left;
+        for (name, result) in restored.outcomes {
             let (status, json) = told(&name, result);
             if status != StatusCode::OK {
                 failed.push(name.to_string());
@@ -333,10 +334,10 @@ impl Service {
             apps.insert(name.to_string(), json);
         }
         if failed.is_empty() {
-            return (StatusCode::OK, json!({ "apps": apps }));
+            return (StatusCode::OK, json!({ "apps": apps, "left": left }));
         }
         let problem = format!("not brought up: {}", failed.join(", "));
-        let answer = json!({ "error": problem, "apps": apps });
+        let answer = json!({ "error": problem, "apps": apps, "left": left });
         (StatusCode::BAD_GATEWAY, answer)
     }
 }
