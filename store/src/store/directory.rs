@@ -175,17 +175,22 @@ impl Directory {
         Ok(record)
     }
 
-    pub fn remove(&self, name: &Name) -> Result<bool, StoreError> {
+    pub fn remove(&self, name: &Name, seen: &Record) -> Result<bool, StoreError> {
+        let failed = |problem: String| StoreError::Failed {
+            what: format!("removing the record of \"{name}\""),
+            problem,
+        };
         let _lock = self.lock()?;
-        let path = self.record_path(name);
-        match fs::remove_file(&path).and_then(|()| sync_folder(&path)) {
-            Ok(()) => Ok(true),
-            Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
-            Err(error) => {
-                let what = format!("removing the record of \"{name}\"");
-                Err(StoreError::io(what)(error))
-            }
+        match self.record(name) {
+            Ok(None) => return Ok(false),
+            Ok(Some(record)) if record != *seen => return Err(StoreError::Busy(name.clone())),
+            Ok(Some(_)) => {}
+            Err(error) => return Err(failed(error.to_string())),
         }
+        let path = self.record_path(name);
+        let removed = fs::remove_file(&path).and_then(|()| sync_folder(&path));
+        removed.map_err(|error| failed(error.to_string()))?;
+        Ok(true)
     }
 
     pub fn collect(

@@ -279,15 +279,17 @@ impl Store {
         }
     }
 
-    /// Forgets an application. Its components stay until [`Store::collect`].
+    /// Forgets an application, unless another deployer has changed its record since it
+    /// was `seen`. Whether it was there. Its components stay until [`Store::collect`].
     ///
     /// # Errors
     ///
-    /// If the store fails.
-    pub fn remove(&self, name: &Name) -> Result<bool, StoreError> {
+    /// [`StoreError::Busy`] if the record is another one now, and what the store fails
+    /// with.
+    pub fn remove(&self, name: &Name, seen: &Record) -> Result<bool, StoreError> {
         match &self.0 {
-            Kind::Directory(directory) => directory.remove(name),
-            Kind::Objects(objects) => objects.remove(name),
+            Kind::Directory(directory) => directory.remove(name, seen),
+            Kind::Objects(objects) => objects.remove(name, seen),
         }
     }
 

@@ -21,6 +21,8 @@ use crate::digest::{self, Digest};
 use crate::fetch::{self, CopyError};
 use crate::record::{Name, Record};
 
+/// What is in the place of a record that was removed.
+const GONE: &[u8] = b"{\"removed\": true}\n";
 /// Attempts at an update that others are in the way of.
 const ATTEMPTS: u32 = 20;
 /// Attempts at what the server may do when it is asked again.
@@ -136,7 +138,19 @@ impl Objects {
         }
     }
 
+    /// Those that have a record: what stands for one that was removed is told by reading it.
     pub fn names(&self) -> Result<Vec<Name>, StoreError> {
+        let mut names = Vec::new();
+        for name in self.keys()? {
+            // One that cannot be read has a name as well.
+            if !matches!(self.record(&name), Ok(None)) {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn keys(&self) -> Result<Vec<Name>, StoreError> {
         let list = async {
             let (mut names, mut cursor) = (Vec::new(), None);
             loop {
@@ -156,7 +170,7 @@ impl Objects {
         let most = usize::try_from(MAX_RECORD).unwrap_or(usize::MAX);
         let key = format!("{name}.json");
         let text = self.wait(&what, self.records.get(&key, most))?;
-        text.map(|text| parse(name, &text)).transpose()
+        parse(name, text.as_deref())
     }
 
     pub fn update(
@@ -169,8 +183,7 @@ impl Objects {
         let key = format!("{name}.json");
         for _ in 0..ATTEMPTS {
             let seen = self.wait(&what, self.records.observe(&key, most))?;
-            let old = seen.value.as_ref().map(|text| parse(name, text));
-            let record = change(old.transpose()?);
+            let record = change(parse(name, seen.value.as_deref())?);
             let text = record.to_json().map_err(|problem| StoreError::Record {
                 name: name.clone(),
                 problem,
@@ -183,12 +196,26 @@ impl Objects {
         Err(StoreError::Busy(name.clone()))
     }
 
-    pub fn remove(&self, name: &Name) -> Result<bool, StoreError> {
+    /// Not every store deletes on a condition, as it writes. So the record is replaced by
+    /// a mark that it is gone, which stays: what another machine deploys meanwhile is
+    /// never lost.
+    pub fn remove(&self, name: &Name, expected: &Record) -> Result<bool, StoreError> {
         let what = format!("removing the record of \"{name}\"");
+        let most = usize::try_from(MAX_RECORD).unwrap_or(usize::MAX);
         let key = format!("{name}.json");
-        let there = self.wait(&what, self.records.exists(&key))?;
-        self.wait(&what, self.records.delete(&key))?;
-        Ok(there)
+        for _ in 0..ATTEMPTS {
+            let seen = self.wait(&what, self.records.observe(&key, most))?;
+            match parse(name, seen.value.as_deref())? {
+                None => return Ok(false),
+                Some(record) if record != *expected => return Err(StoreError::Busy(name.clone())),
+                Some(_) => {}
+            }
+            let replace = self.records.replace(&key, &seen, Bytes::from_static(GONE));
+            if self.wait(&what, replace)? {
+                return Ok(true);
+            }
+        }
+        Err(StoreError::Busy(name.clone()))
     }
 
     pub fn collect(
@@ -206,7 +233,7 @@ impl Objects {
             lister.try_collect::<Vec<_>>().await
         };
         let components = self.wait("listing components", list)?;
-        for name in self.names()? {
+        for name in self.keys()? {
             let record = self.record(&name)?;
             let history = record.iter().flat_map(Record::history);
             used.extend(history.map(|deployment| deployment.digest.clone()));
@@ -247,11 +274,16 @@ fn is_old(found: &opendal::Metadata, grace: Duration) -> bool {
     age.is_some_and(|age| age.is_ok_and(|age| age >= grace))
 }
 
-fn parse(name: &Name, text: &[u8]) -> Result<Record, StoreError> {
-    Record::from_json(name, text).map_err(|problem| StoreError::Record {
+/// The record that is in an object, if there is one.
+fn parse(name: &Name, text: Option<&[u8]>) -> Result<Option<Record>, StoreError> {
+    let Some(text) = text.filter(|text| *text != GONE) else {
+        return Ok(None);
+    };
+    let record = Record::from_json(name, text).map_err(|problem| StoreError::Record {
         name: name.clone(),
         problem,
-    })
+    });
+    record.map(Some)
 }
 
 /// Does what may be done twice, again if it fails for the moment.

@@ -94,13 +94,31 @@ fn check(store: &Store, age: impl Fn()) {
     );
     assert_eq!(collect(BTreeSet::new()), [digest]);
     assert!(get(store, &Digest::of(b"a")).is_ok());
-    assert!(store.remove(&name("shop")).unwrap());
-    assert!(!store.remove(&name("shop")).unwrap());
+    check_removal(store, "shop");
     assert_eq!(store.names().unwrap(), [name("api")]);
     // What is put again is young again.
     put(store, b"a");
     assert_eq!(collect(BTreeSet::new()), [Digest::of(b"b")]);
     assert_eq!(get(store, &Digest::of(b"c")).unwrap(), b"c");
+}
+
+/// An application is forgotten, unless somebody has deployed it since.
+fn check_removal(store: &Store, app: &str) {
+    let (app, seen) = (name(app), store.record(&name(app)).unwrap().unwrap());
+    let newer = deploy(store, app.as_str(), "x");
+    let error = store.remove(&app, &seen).unwrap_err();
+    assert!(
+        matches!(&error, StoreError::Busy(name) if *name == app),
+        "{error}"
+    );
+    assert_eq!(store.record(&app).unwrap(), Some(newer.clone()));
+    assert!(store.remove(&app, &newer).unwrap());
+    assert!(!store.remove(&app, &newer).unwrap());
+    assert_eq!(store.record(&app).unwrap(), None);
+    // A later one begins anew.
+    let first = deploy(store, app.as_str(), "y");
+    assert_eq!(first.current().unwrap().number, 1);
+    assert!(store.remove(&app, &first).unwrap());
 }
 
 /// Deployers at the same time, each with a store of its own.

@@ -11,7 +11,7 @@ use nxt_wasm_store::{
 };
 
 use crate::s3_server::{BUCKET, KEY, S3Server, SECRET};
-use crate::{check_deployers, deploy, get, name, put};
+use crate::{check_deployers, check_removal, deploy, get, name, put};
 
 fn url(server: &S3Server, path: &str) -> String {
     url_at(server.address, path)
@@ -163,8 +163,7 @@ fn keeps_components_and_records() {
     assert_eq!(collect(BTreeSet::from([digest.clone()])), []);
     assert_eq!(collect(BTreeSet::new()), [digest]);
     assert_eq!(get(&store, &Digest::of(b"a")).unwrap(), b"a");
-    assert!(store.remove(&name("shop")).unwrap());
-    assert!(!store.remove(&name("shop")).unwrap());
+    check_removal(&store, "shop");
     assert_eq!(store.names().unwrap(), []);
 }
 
