@@ -598,7 +598,7 @@ impl Deployer {
             // Who would answer is known if a listener passes to nobody else.
             (Ask::Route, None) => {
                 let address = probe::listener(config, &[&app], None).ok();
-                return Ok(address.map(|address| self.question(address, "/", settings)));
+                return Ok(address.map(|(address, _)| self.question(address, "/", settings)));
             }
         };
         let mut config = config.clone();
@@ -617,7 +617,16 @@ impl Deployer {
             _ => {}
         }
         let address = probe::listener(&config, &["routes", &app], wanted);
-        let address = address.map_err(DeployError::NoProbe)?;
+        let (address, pass) = address.map_err(DeployError::NoProbe)?;
+        let routes = &settings.routes;
+        // By a step that was made by hand, any path may lead to it.
+        let is_own = routes.is_empty() || routes.iter().any(|route| route::takes(route, &path));
+        if pass == "routes" && !is_own {
+            return Err(DeployError::NoProbe(format!(
+                "--probe {path} is no path of its routes ({}): somebody else would answer",
+                routes.join(", ")
+            )));
+        }
         Ok(Some(self.question(address, &path, settings)))
     }
 

@@ -841,6 +841,30 @@ fn what_another_machine_has_removed_is_taken_out_here_too() {
 }
 
 #[test]
+fn a_path_that_others_would_answer_says_nothing() {
+    let mut config = before();
+    config["listeners"] = json!({ only_at("/health"): { "pass": "routes" } });
+    let unit = Unit::start(config.clone());
+    let hello = repository("example/hello/hello.wasm");
+    let arguments = ["deploy", hello.to_str().unwrap(), "--name", "hello"];
+    let probe = ["--probe", "/health"];
+    let ran = unit.run(&[&arguments[..], &probe].concat());
+    assert_eq!(ran.code, 1, "{ran:?}");
+    assert!(
+        ran.err.contains("no path of its routes (/hello/*)"),
+        "{ran:?}"
+    );
+    assert_eq!(unit.config(), config);
+    // With that among its routes, or one of others, it is.
+    let route = ["--route", "/hello/*", "--route", "/health"];
+    for route in [&route[..], &["--no-route"]] {
+        let ran = unit.run(&[&arguments[..], &probe, route].concat());
+        assert_eq!(ran.code, 0, "{ran:?}");
+        assert!(ran.out.contains("answered with 200"), "{ran:?}");
+    }
+}
+
+#[test]
 fn bad_arguments_are_told_before_anything_is_done() {
     let unit = Unit::start(before());
     let refused = |arguments: &[&str], problem: &str| {

@@ -77,20 +77,24 @@ impl Probe {
 }
 
 /// The listener through which an application can be asked over plain HTTP: `wanted`, or
-/// the first that passes to one of `targets`.
-pub fn listener(config: &Value, targets: &[&str], wanted: Option<&str>) -> Result<Address, String> {
+/// the first that passes to one of `targets`, and to which.
+pub fn listener(
+    config: &Value,
+    targets: &[&str],
+    wanted: Option<&str>,
+) -> Result<(Address, String), String> {
     let listeners = config.get("listeners").and_then(Value::as_object);
-    let passes = |listener: &Value| {
-        let pass = listener.get("pass").and_then(Value::as_str);
-        pass.is_some_and(|pass| targets.contains(&pass))
-    };
     let mut tls = false;
     for (at, listener) in listeners.into_iter().flatten() {
-        if wanted.is_some_and(|wanted| wanted != at) || !passes(listener) {
+        let pass = listener.get("pass").and_then(Value::as_str);
+        let Some(pass) = pass.filter(|pass| targets.contains(pass)) else {
+            continue;
+        };
+        if wanted.is_some_and(|wanted| wanted != at) {
             continue;
         }
         match listener.get("tls") {
-            None => return address(at),
+            None => return Ok((address(at)?, pass.to_owned())),
             Some(_) => tls = true,
         }
     }
@@ -137,7 +141,9 @@ mod tests {
 
     #[test]
     fn listeners_are_found() {
-        let tcp = |host: &str, port| Ok(Address::Tcp(host.to_owned(), port));
+        let tcp = |host: &str, port, pass: &str| {
+            Ok((Address::Tcp(host.to_owned(), port), pass.to_owned()))
+        };
         let mut config = json!({ "listeners": {
             "*:443": { "pass": "routes", "tls": { "certificate": "x" } },
             "127.0.0.1:81": { "pass": "applications/other" },
@@ -147,12 +153,15 @@ mod tests {
         assert!(tls.contains("TLS"), "{tls}");
         assert_eq!(
             listener(&config, &["routes", "applications/other"], None),
-            tcp("127.0.0.1", 81)
+            tcp("127.0.0.1", 81, "applications/other")
         );
         config["listeners"]["[::]:82"] = json!({ "pass": "routes" });
-        assert_eq!(listener(&config, &shop, None), tcp("::1", 82));
+        assert_eq!(listener(&config, &shop, None), tcp("::1", 82, "routes"));
         config["listeners"]["*:83"] = json!({ "pass": "routes" });
-        assert_eq!(listener(&config, &shop, Some("*:83")), tcp("127.0.0.1", 83));
+        assert_eq!(
+            listener(&config, &shop, Some("*:83")),
+            tcp("127.0.0.1", 83, "routes")
+        );
         assert!(listener(&config, &shop, Some("*:443")).is_err());
         let none = listener(&json!({}), &shop, None).unwrap_err();
         assert!(none.contains("--listener"), "{none}");

@@ -110,6 +110,28 @@ fn prefixes(step: &Value) -> Option<Vec<String>> {
     Some(patterns.into_iter().map(prefix).collect())
 }
 
+/// Whether a pattern is for a path. One that Unit would decode or clean up first is taken
+/// to be any.
+pub fn takes(pattern: &str, path: &str) -> bool {
+    let path = path.split('?').next().unwrap_or_default();
+    if path.contains('%') || path.contains("//") || path.contains("/.") {
+        return true;
+    }
+    let Some((begin, rest)) = pattern.split_once('*') else {
+        return pattern == path;
+    };
+    let (middle, end) = rest.rsplit_once('*').unwrap_or(("", rest));
+    let inner = path.strip_prefix(begin).and_then(|p| p.strip_suffix(end));
+    let parts = middle.split('*');
+    let mut found = inner;
+    for part in parts {
+        found = found
+            .and_then(|left| left.split_once(part))
+            .map(|(_, left)| left);
+    }
+    found.is_some()
+}
+
 /// A path that a pattern is for, and as short as can be.
 pub fn example(pattern: &str) -> String {
     pattern.trim_end_matches('*').replace('*', "probe")
@@ -150,6 +172,33 @@ mod tests {
             ("/a*b*", "/aprobeb"),
         ] {
             assert_eq!(example(pattern), path);
+        }
+    }
+
+    #[test]
+    fn paths_are_those_of_a_pattern() {
+        for (pattern, path, taken) in [
+            ("/*", "/", true),
+            ("/*", "/x?y", true),
+            ("/shop", "/shop", true),
+            ("/shop", "/shop?/x", true),
+            ("/shop", "/shop/", false),
+            ("/shop/*", "/shop/health", true),
+            ("/shop/*", "/shop", false),
+            ("/shop/*", "/health", false),
+            ("/shop/*", "/?/shop/", false),
+            ("/*.php", "/a.php", true),
+            ("/*.php", "/a.phps", false),
+            ("/a*a", "/a", false),
+            ("/a*a", "/aa", true),
+            ("/api/*/x/*/y", "/api/1/x/2/y", true),
+            ("/api/*/x/*/y", "/api/1/2/y", false),
+            // Who knows what it is.
+            ("/shop/*", "/%73hop/x", true),
+            ("/shop/*", "//shop/x", true),
+            ("/shop/*", "/a/../shop/x", true),
+        ] {
+            assert_eq!(takes(pattern, path), taken, "{path} for {pattern}");
         }
     }
 
