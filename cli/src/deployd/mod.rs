@@ -25,6 +25,8 @@ use server::Listen;
 use service::Service;
 use token::Tokens;
 
+/// Where to listen, if nothing else is said.
+const LISTEN: &str = "127.0.0.1:8089";
 /// Between two attempts to reach Unit.
 const PAUSE: Duration = Duration::from_millis(250);
 
@@ -35,7 +37,7 @@ const PAUSE: Duration = Duration::from_millis(250);
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Where to listen: 127.0.0.1:PORT or unix:PATH
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "ADDRESS", default_value = LISTEN)]
     listen: Listen,
     /// Listen on an address that other machines reach. There is no TLS
     #[arg(long)]
@@ -154,6 +156,19 @@ fn bring_up(deployer: &Deployer, patience: Duration) -> Result<(), DeployError> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn by_default_no_other_machine_reaches_it() {
+        #[derive(clap::Parser)]
+        struct Command {
+            #[command(flatten)]
+            args: Args,
+        }
+        let command = ["deployd", "--token-file", "/x"];
+        let args = <Command as clap::Parser>::parse_from(command).args;
+        assert_eq!(Ok(args.listen.clone()), "127.0.0.1:8089".parse());
+        assert_eq!(args.listen.check(false), Ok(()));
+    }
 
     #[test]
     fn settings_that_are_allowed_have_to_be_known() {
