@@ -83,7 +83,7 @@ pub enum CompileError {
     },
 }
 
-/// Exit code for a component that cannot be compiled.
+/// Exit code for a component, or settings, that nothing can be compiled with.
 const REFUSED: u8 = 1;
 
 /// Runs the command.
@@ -92,7 +92,11 @@ pub fn run(args: &Args) -> Result<ExitCode, Box<dyn Error>> {
     let component = Component::read(&args.file)?;
     match compile(args, &component, configured.as_ref()) {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error @ (CompileError::Component(_) | CompileError::Digest { .. })) => {
+        Err(
+            error @ (CompileError::Component(_)
+            | CompileError::Digest { .. }
+            | CompileError::Settings(_)),
+        ) => {
             terminal::tell(&format!("nxt-wasm: {}: {error}", args.file.display()));
             Ok(ExitCode::from(REFUSED))
         }

@@ -116,6 +116,9 @@ fn what_cannot_be_compiled_leaves_nothing() {
     garbled[20_000..20_200].fill(0xff);
     fs::write(&cut, garbled).unwrap();
     let other = config(folder.path(), json!({ "UNIT_WASM_SHA256": "1".repeat(64) }));
+    let settings = folder.path().join("settings");
+    fs::create_dir(&settings).unwrap();
+    let settings = config(&settings, json!({ "UNIT_WASM_MEMORY": "lots" }));
     for (file, further, why) in [
         (
             &bad,
@@ -127,6 +130,11 @@ fn what_cannot_be_compiled_leaves_nothing() {
             &rust,
             &["--config", &other],
             "UNIT_WASM_SHA256 asks for 111",
+        ),
+        (
+            &rust,
+            &["--config", &settings],
+            "UNIT_WASM_MEMORY: bad value \"lots\"",
         ),
     ] {
         let ran = compile(file, &cache, further);
