@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use clap::Subcommand;
+use nxt_wasm_runtime::artifact;
 use nxt_wasm_runtime::cache::{Cache, Entry};
 use nxt_wasm_settings::units;
 use serde_json::{Value, json};
@@ -91,11 +92,14 @@ fn list(args: &ListArgs) -> Result<(), Box<dyn Error>> {
     let now = SystemTime::now();
     let mut text: String = entries.iter().map(|entry| line(entry, now)).collect();
     let total = entries.iter().map(|entry| entry.size).sum();
-    text.push_str(&format!(
-        "{} artifacts, {}\n",
-        entries.len(),
-        terminal::size(total)
-    ));
+    let components = entries.iter().filter(|entry| kind(entry) == "component");
+    let components = components.count();
+    let artifacts = entries.len() - components;
+    text.push_str(&format!("{artifacts} artifacts, "));
+    if components > 0 {
+        text.push_str(&format!("{components} components, "));
+    }
+    text.push_str(&format!("{}\n", terminal::size(total)));
     terminal::print(&text)?;
     Ok(())
 }
@@ -104,17 +108,28 @@ fn as_json(entry: &Entry) -> Value {
     let used = entry.used.duration_since(UNIX_EPOCH);
     json!({
         "key": entry.key,
+        "kind": kind(entry),
         "file": entry.file,
         "size": entry.size,
         "used": used.unwrap_or_default().as_secs(),
     })
 }
 
+/// What an entry is: components that come from other machines are kept as they are, too.
+fn kind(entry: &Entry) -> &'static str {
+    let digest = entry.key.split('-').next().unwrap_or_default();
+    match entry.key == artifact::component_key(digest) {
+        true => "component",
+        false => "artifact",
+    }
+}
+
 fn line(entry: &Entry, now: SystemTime) -> String {
     let unused = now.duration_since(entry.used).unwrap_or_default();
     format!(
-        "{}  {:>10}  used {} ago\n",
+        "{}  {:<9}  {:>10}  used {} ago\n",
         entry.key,
+        kind(entry),
         terminal::size(entry.size),
         terminal::age(unused)
     )
@@ -136,9 +151,13 @@ fn prune(args: &PruneArgs) -> Result<(), Box<dyn Error>> {
         text.push_str(&line(entry, now));
     }
     text.push_str(&format!(
-        "{} of {} artifacts {}, {}\n",
+        "{} of {} {} {}, {}\n",
         chosen.len(),
         entries.len(),
+        match entries.iter().any(|entry| kind(entry) == "component") {
+            true => "artifacts and components",
+            false => "artifacts",
+        },
         if args.dry_run {
             "would be removed"
         } else {
@@ -214,6 +233,16 @@ mod tests {
         assert_eq!(keys(Some(0), None), ["300", "200", "100"]);
         assert_eq!(keys(None, Some(150)), ["300", "200"]);
         assert_eq!(keys(Some(10), Some(250)), ["300", "200", "100"]);
+    }
+
+    #[test]
+    fn components_are_told_from_artifacts() {
+        let digest = artifact::sha256(b"component");
+        let entry = |key: String| Entry { key, ..entry(0, 1) };
+        assert_eq!(kind(&entry(artifact::component_key(&digest))), "component");
+        let limits = nxt_wasm_runtime::Limits::default();
+        let key = artifact::key(&digest, nxt_wasm_runtime::World::Proxy, &limits).unwrap();
+        assert_eq!(kind(&entry(key)), "artifact");
     }
 
     #[test]
