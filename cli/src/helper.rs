@@ -12,7 +12,7 @@ use nxt_wasm_runtime::{Limits, World};
 use rustix::fs::{MemfdFlags, memfd_create};
 
 use crate::examine;
-use crate::terminal::{self, Ticker};
+use crate::terminal::{self, Progress};
 
 /// Exit code of a helper whose work failed; stderr says why.
 pub const FAILED: u8 = 3;
@@ -44,6 +44,15 @@ impl Work {
             Self::Describe => "describe",
         }
     }
+
+    /// What is going on, for people.
+    fn doing(self) -> &'static str {
+        match self {
+            Self::Check => "checking",
+            Self::Compile => "compiling",
+            Self::Describe => "verifying",
+        }
+    }
 }
 
 /// Why a helper has no result.
@@ -71,7 +80,10 @@ pub fn run(work: Work, input: &File, world: World, limits: &Limits) -> Result<Fi
         .stdout(output.try_clone()?)
         .stderr(Stdio::from(errors.try_clone()?))
         .spawn()?;
-    let status = wait(Running(child), Ticker::new("compiling"))?;
+    let size = terminal::size(input.metadata()?.len());
+    // Of a deployment, it is one step of many.
+    let progress = Progress::new(format!("{} {size}", work.doing()), work != Work::Check);
+    let status = wait(Running(child), progress)?;
     match (status.code(), status.signal()) {
         (Some(0), _) => Ok(output),
         (Some(code), _) if code == i32::from(FAILED) => Err(HelperError::Failed(text(errors)?)),
@@ -100,7 +112,7 @@ impl Drop for Running {
     }
 }
 
-fn wait(mut helper: Running, mut ticker: Ticker) -> io::Result<ExitStatus> {
+fn wait(mut helper: Running, mut progress: Progress) -> io::Result<ExitStatus> {
     let started = Instant::now();
     let mut pause = Duration::from_millis(1);
     loop {
@@ -110,7 +122,7 @@ fn wait(mut helper: Running, mut ticker: Ticker) -> io::Result<ExitStatus> {
         if started.elapsed() > WALL_TIME {
             helper.0.kill()?;
         }
-        ticker.tick(started.elapsed());
+        progress.tick(started.elapsed());
         std::thread::sleep(pause);
         pause = (pause * 2).min(Duration::from_millis(50));
     }
