@@ -7,3 +7,4 @@ pub mod origin;
 pub mod plan;
 pub mod probe;
 pub mod route;
+pub mod state;
