@@ -49,6 +49,52 @@ async fn objects_are_under_their_prefix() {
     assert_eq!(problem, Err(Problem::Cursor));
 }
 
+/// Objects that no key has, more of them than a page has keys, do not end a list
+/// before its end, wherever a page ends among them.
+#[tokio::test]
+async fn keys_are_listed_past_objects_of_others() {
+    let server = S3Server::start();
+    let store = open(&place(&server, "in"));
+    // Makes the object on which conditional writes are tried.
+    store.increment("n", 1, Range::Signed).await.unwrap();
+    {
+        let mut objects = server.objects.lock().unwrap();
+        let mut put = |name: String| drop(objects.insert(format!("in/{name}"), "1".into()));
+        (0..1500).for_each(|n| put(format!("a{n:04} foreign")));
+        (0..999).for_each(|n| put(format!("b{n:04}")));
+        (0..1500).for_each(|n| put(format!("c{n:04}/foreign")));
+        (0..1200).for_each(|n| put(format!("d{n:04}")));
+        put("z foreign".to_owned());
+    }
+    let mut expected: Vec<String> = (0..999).map(|n| format!("b{n:04}")).collect();
+    expected.extend((0..1200).map(|n| format!("d{n:04}")));
+    expected.push("n".to_owned());
+
+    let (mut keys, mut cursor) = (Vec::new(), None);
+    for _ in 0..10 {
+        let page = store.list(cursor.as_deref()).await.unwrap();
+        keys.extend(page.keys);
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    keys.sort();
+    assert_eq!(keys, expected);
+
+    let (mut keys, mut cursor) = (Vec::new(), None);
+    for _ in 0..10 {
+        let page = store.list_numbered(cursor).await.unwrap();
+        keys.extend(page.keys);
+        cursor = page.next;
+        if cursor.is_none() {
+            break;
+        }
+    }
+    keys.sort();
+    assert_eq!(keys, expected);
+}
+
 #[tokio::test]
 async fn passing_failures_are_not_seen_and_others_say_what_it_is() {
     let server = S3Server::start();

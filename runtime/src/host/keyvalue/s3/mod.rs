@@ -142,7 +142,8 @@ impl S3 {
         Ok(page)
     }
 
-    /// Names of about a page of objects, in the order of the store.
+    /// A page of names that keys can have, in the order of the store. Other
+    /// objects are passed over: none of them can be a cursor.
     async fn names(&self, after: Option<&str>) -> Result<Page<String>, Error> {
         let options = ListOptions {
             limit: Some(PAGE),
@@ -151,17 +152,14 @@ impl S3 {
             ..ListOptions::default()
         };
         let mut lister = self.operator.lister_options("", options).await?;
-        let (mut keys, mut seen) = (Vec::new(), 0);
+        let mut keys = Vec::new();
         while let Some(entry) = lister.try_next().await? {
-            if entry.metadata().mode() == EntryMode::DIR {
+            let name = entry.path();
+            if entry.metadata().mode() == EntryMode::DIR || names::tell(name).is_none() {
                 continue;
             }
-            seen += 1;
-            let name = entry.path();
-            if names::tell(name).is_some() {
-                keys.push(name.to_owned());
-            }
-            if seen == PAGE {
+            keys.push(name.to_owned());
+            if keys.len() == PAGE {
                 let next = Some(name.to_owned());
                 return Ok(Page { keys, next });
             }
