@@ -12,7 +12,9 @@ use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 use wasmtime_wasi_http::{Error, WasiBody};
 
-use super::error;
+use super::exchange::FIELDS;
+use super::pool::Stream;
+use super::{InFlight, error};
 
 /// Whether the store of a guest is still there.
 ///
@@ -82,11 +84,23 @@ impl Progress {
     }
 }
 
-/// The body of a guest's request.
+/// What a request takes up. Both of its bodies have it: an answer that is over does
+/// not end the connection, or the stream, that the guest still sends through.
+#[derive(Clone)]
+pub(super) struct Held {
+    #[expect(dead_code, reason = "it counts until it is dropped")]
+    pub in_flight: Arc<InFlight>,
+    /// In a connection that others use too.
+    pub stream: Option<Arc<Stream>>,
+}
+
+/// The body of a guest's request. Connections drop it when it has been sent, or
+/// cannot be.
 pub(super) struct Upload {
     pub body: WasiBody,
     pub life: Life,
     pub progress: Arc<Progress>,
+    pub held: Held,
 }
 
 impl Body for Upload {
@@ -115,7 +129,7 @@ impl Body for Upload {
 }
 
 /// The body of the response to it.
-pub(super) struct Download<H> {
+pub(super) struct Download {
     /// `None` after its end, whichever.
     body: Option<Incoming>,
     progress: Arc<Progress>,
@@ -124,11 +138,16 @@ pub(super) struct Download<H> {
     waiting: Option<Instant>,
     timer: Option<Pin<Box<Sleep>>>,
     /// What is taken up until the end.
-    held: Option<H>,
+    held: Option<Held>,
 }
 
-impl<H: Unpin> Download<H> {
-    pub fn new(body: Incoming, progress: Arc<Progress>, between_bytes: Duration, held: H) -> Self {
+impl Download {
+    pub fn new(
+        body: Incoming,
+        progress: Arc<Progress>,
+        between_bytes: Duration,
+        held: Held,
+    ) -> Self {
         let ended = body.is_end_stream();
         Self {
             body: Some(body),
@@ -162,7 +181,7 @@ impl<H: Unpin> Download<H> {
     }
 }
 
-impl<H: Unpin> Body for Download<H> {
+impl Body for Download {
     type Data = Bytes;
     type Error = Error;
 
@@ -188,6 +207,13 @@ impl<H: Unpin> Body for Download<H> {
                 // Guests may take a read of nothing for the end.
                 Poll::Ready(Some(Ok(frame))) if frame.data_ref().is_some_and(Bytes::is_empty) => {
                     continue;
+                }
+                // HTTP/2 bounds their bytes only.
+                Poll::Ready(Some(Ok(frame)))
+                    if frame.trailers_ref().is_some_and(|t| t.len() > FIELDS) =>
+                {
+                    this.end();
+                    Poll::Ready(Some(Err(Error::HttpProtocolError)))
                 }
                 Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
                 Poll::Ready(Some(Err(error))) => {

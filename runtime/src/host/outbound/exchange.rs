@@ -17,14 +17,14 @@ use tokio::task::yield_now;
 use tokio::time::{Instant, timeout_at};
 use wasmtime_wasi_http::{Error, RequestOptions, WasiBody};
 
-use super::body::{Download, Progress, Upload};
+use super::body::{Download, Held, Progress, Upload};
 use super::connect::{self, Stream};
 use super::pool::{self, Connection, Http1, Http2, Pool};
-use super::{InFlight, Outbound, Request, error};
+use super::{Outbound, Request, error};
 
 /// Bytes and number of the fields of a response's head or trailers.
 const HEAD: usize = 64 * 1024;
-const FIELDS: usize = 256;
+pub(super) const FIELDS: usize = 256;
 /// Bytes read ahead of the guest, and on their way to a peer.
 const BUFFER: usize = 128 * 1024;
 /// Bytes that a peer may send ahead of the guest in one HTTP/2 stream, and in the
@@ -69,7 +69,6 @@ pub(super) async fn exchange(
     request: Request,
     mut message: http::Request<Upload>,
     timeouts: Timeouts,
-    in_flight: InFlight,
 ) -> Result<http::Response<WasiBody>, Error> {
     let pool = outbound.pool().ok_or_else(|| {
         Error::InternalError(Some("not on an event loop of this process".to_owned()))
@@ -77,6 +76,7 @@ pub(super) async fn exchange(
     let path = message.uri().path_and_query().cloned();
     tidy(message.headers_mut());
     let progress = Arc::clone(&message.body().progress);
+    let mut held = message.body().held.clone();
     loop {
         let (connection, used) = match pool.take(&request.origin) {
             Some(connection) => (connection, true),
@@ -87,6 +87,8 @@ pub(super) async fn exchange(
         let sent = match connection {
             Connection::Http1(mut connection) => {
                 address_http1(&mut message, &request, path.as_ref())?;
+                held.stream = None;
+                message.body_mut().held = held.clone();
                 let response = tokio::select! {
                     response = connection.sender.try_send_request(message) => response,
                     () = first_byte => return Err(Error::HttpResponseTimeout),
@@ -94,10 +96,12 @@ pub(super) async fn exchange(
                 if response.is_ok() {
                     put_back(Arc::clone(&pool), &request, connection);
                 }
-                response.map(|response| (response, None))
+                response
             }
             Connection::Http2(mut connection, stream) => {
                 address_http2(&mut message, &request, path.as_ref())?;
+                held.stream = Some(Arc::new(stream));
+                message.body_mut().held = held.clone();
                 let response = tokio::select! {
                     response = connection.sender.try_send_request(message) => response,
                     () = first_byte => {
@@ -110,13 +114,11 @@ pub(super) async fn exchange(
                     // Nothing can be sent there any more.
                     connection.give_up();
                 }
-                response.map(|response| (response, Some(stream)))
+                response
             }
         };
         match sent {
-            Ok((response, stream)) => {
-                return finish(response, progress, &timeouts, (in_flight, stream));
-            }
+            Ok(response) => return finish(response, progress, &timeouts, held),
             Err(failed) => match unsent(failed) {
                 // The connection had been closed before: nobody has seen it.
                 Ok(returned) if used => message = returned,
@@ -134,11 +136,11 @@ fn unsent(mut failed: TrySendError<http::Request<Upload>>) -> Result<http::Reque
         .ok_or_else(|| error::from_request(failed.error()))
 }
 
-fn finish<H: Send + Unpin + 'static>(
+fn finish(
     response: http::Response<Incoming>,
     progress: Arc<Progress>,
     timeouts: &Timeouts,
-    held: H,
+    held: Held,
 ) -> Result<http::Response<WasiBody>, Error> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         // Nobody has asked for it.

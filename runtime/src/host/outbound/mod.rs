@@ -38,7 +38,7 @@ pub use grant::{HttpGrant, TrustError, roots};
 pub(crate) use link::link;
 pub use rule::{HttpRule, HttpRuleError};
 
-use body::{Progress, Upload};
+use body::{Held, Progress, Upload};
 use exchange::Timeouts;
 use origin::{NoOrigin, Origin};
 use pool::Pool;
@@ -99,9 +99,13 @@ impl Outbound {
                 body,
                 life,
                 progress: Arc::new(Progress::new()),
+                held: Held {
+                    in_flight: Arc::new(in_flight),
+                    stream: None,
+                },
             });
             let request = Request { origin, asking };
-            exchange::exchange(outbound, request, message, timeouts, in_flight).await
+            exchange::exchange(outbound, request, message, timeouts).await
         }
     }
 

@@ -39,6 +39,15 @@ where
     F: Fn(http::Request<hyper::body::Incoming>) -> R + Clone + Send + 'static,
     R: Future<Output = crate::host::test_peers::Answer> + Send + 'static,
 {
+    both_with(service, |_| {}).await
+}
+
+/// The same under another grant.
+async fn both_with<F, R>(service: F, change: fn(&mut HttpGrant)) -> Vec<(Peer, Bench, String)>
+where
+    F: Fn(http::Request<hyper::body::Incoming>) -> R + Clone + Send + 'static,
+    R: Future<Output = crate::host::test_peers::Answer> + Send + 'static,
+{
     let ca = Ca::new();
     let mut all = Vec::new();
     for protocol in ["http/1.1", "h2"] {
@@ -46,6 +55,7 @@ where
         let peer = Peer::http("127.0.0.1:0", Some(tls), service.clone()).await;
         let bench = Bench::with(&["localhost:*"], |grant, _| {
             grant.load_roots(Some(ca.pem.as_bytes())).unwrap();
+            change(grant);
         });
         let url = format!("https://localhost:{}/", peer.port());
         all.push((peer, bench, url));
@@ -192,6 +202,40 @@ async fn trailers_go_both_ways() {
 }
 
 #[tokio::test]
+async fn trailers_are_bounded_in_number() {
+    let service = |request: http::Request<hyper::body::Incoming>| async move {
+        let count = request.uri().path().trim_start_matches('/').parse();
+        let names: Vec<String> = (0..count.unwrap()).map(|n: u32| format!("x-{n}")).collect();
+        let fields = names.iter().map(|name| {
+            let name = http::HeaderName::try_from(name).unwrap();
+            (name, "1".parse().unwrap())
+        });
+        let trailers = http::HeaderMap::from_iter(fields);
+        let frames = [Frame::data("body".into()), Frame::trailers(trailers)];
+        let frames = frames.map(Ok::<_, std::io::Error>);
+        let body = StreamBody::new(futures::stream::iter(frames)).boxed_unsync();
+        let mut response = http::Response::new(body);
+        let announced = names.join(",").parse().unwrap();
+        response.headers_mut().insert("trailer", announced);
+        response
+    };
+    for (_peer, bench, url) in both(service).await {
+        let answer = async |count: u32| {
+            let mut request = get(&format!("{url}{count}"));
+            let fields = request.headers_mut();
+            fields.insert("te", "trailers".parse().unwrap());
+            let response = bench.send(request).await.unwrap();
+            response.into_body().collect().await
+        };
+        let collected = answer(256).await.unwrap();
+        assert_eq!(collected.trailers().unwrap().len(), 256);
+        let error = answer(257).await.unwrap_err();
+        assert_eq!(name(&error), "HttpProtocolError");
+        assert_eq!(bench.outbound.in_flight.load(Ordering::Relaxed), 0);
+    }
+}
+
+#[tokio::test]
 async fn a_guest_that_dies_does_not_seem_to_have_finished() {
     let whole = Arc::new(AtomicUsize::new(0));
     let ended = Arc::new(AtomicUsize::new(0));
@@ -253,6 +297,64 @@ async fn an_answer_before_the_end_of_the_request_is_an_answer() {
         assert_eq!(bench.text(&url).await.unwrap(), "early");
         assert!(peer.accepted() <= 2);
     }
+}
+
+/// A server that answers at once and reads on does not make room for another
+/// request: the connection, or the stream in it, is there until the guest has sent
+/// its body.
+#[tokio::test]
+async fn a_request_is_in_flight_until_its_body_has_been_sent() {
+    let reading = |request: http::Request<hyper::body::Incoming>| async {
+        tokio::spawn(request.into_body().collect());
+        answer("early")
+    };
+    for (peer, bench, url) in both_with(reading, |grant| grant.concurrency = 2).await {
+        let in_flight = || bench.outbound.in_flight.load(Ordering::Relaxed);
+        let mut senders = Vec::new();
+        for _ in 0..2 {
+            let (sender, body) = channel(1);
+            let response = bench.send(post(&url, body.boxed_unsync())).await.unwrap();
+            let bytes = response.into_body().collect().await.unwrap().to_bytes();
+            assert_eq!(bytes, "early");
+            senders.push(sender);
+        }
+        assert_eq!(in_flight(), 2);
+        assert_eq!(bench.error(&url).await, "ConnectionLimitReached");
+        assert!(peer.accepted() <= 2);
+        senders.pop();
+        until(|| in_flight() == 1).await;
+        assert_eq!(bench.text(&url).await.unwrap(), "early");
+        senders.clear();
+        until(|| in_flight() == 0).await;
+    }
+}
+
+/// Of those that one HTTP/2 connection takes at a time, each is there until its
+/// body has been sent.
+#[tokio::test]
+async fn a_stream_is_taken_until_its_body_has_been_sent() {
+    let ca = Ca::new();
+    let tls = ca.server(&["localhost"], &["h2"]);
+    let peer = Peer::http("127.0.0.1:0", Some(tls), |request| async {
+        tokio::spawn(request.into_body().collect());
+        answer("early")
+    })
+    .await;
+    let bench = Bench::with(&["localhost:*"], |grant, _| {
+        grant.load_roots(Some(ca.pem.as_bytes())).unwrap();
+    });
+    let url = format!("https://localhost:{}/", peer.port());
+    let mut senders = Vec::new();
+    for _ in 0..pool::STREAMS {
+        let (sender, body) = channel(1);
+        let response = bench.send(post(&url, body.boxed_unsync())).await.unwrap();
+        let bytes = response.into_body().collect().await.unwrap().to_bytes();
+        assert_eq!(bytes, "early");
+        senders.push(sender);
+    }
+    assert_eq!(peer.accepted(), 1);
+    assert_eq!(bench.text(&url).await.unwrap(), "early");
+    assert_eq!(peer.accepted(), 2, "there was no room in the first");
 }
 
 #[tokio::test]
