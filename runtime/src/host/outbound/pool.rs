@@ -17,6 +17,10 @@ const IDLE: usize = 128;
 /// A connection is not used for longer than this, so that changes of a name's
 /// addresses are seen some time.
 const AGE: Duration = Duration::from_secs(300);
+/// Origins that are known. More are only if there is a connection to each of them.
+const PEERS: usize = 1024;
+/// How long what is of no use any more is kept at most.
+const SWEEP: Duration = Duration::from_secs(60);
 /// Requests at a time in one HTTP/2 connection.
 pub(super) const STREAMS: usize = 64;
 
@@ -137,6 +141,13 @@ struct Peer {
     http1: bool,
 }
 
+impl Peer {
+    /// Whether there is a connection, or will be.
+    fn is_in_use(&self) -> bool {
+        !self.idle.is_empty() || !self.shared.is_empty() || Arc::strong_count(&self.turn) > 1
+    }
+}
+
 /// The connections of one event loop.
 pub(super) struct Pool {
     keep_alive: Duration,
@@ -148,6 +159,10 @@ struct Peers {
     by_origin: HashMap<Origin, Peer>,
     /// A task will sweep.
     swept: bool,
+    /// With so many origins, those that are not in use are forgotten.
+    full: usize,
+    /// Connections that can be added before all have to be counted.
+    room: usize,
 }
 
 impl Pool {
@@ -188,7 +203,7 @@ impl Pool {
             return None;
         }
         let mut peers = self.lock();
-        let peer = peers.by_origin.entry(origin.clone()).or_default();
+        let peer = peers.entry(origin);
         let turn = (!peer.http1).then(|| Arc::clone(&peer.turn));
         self.see_to_sweeping(&mut peers);
         turn
@@ -208,7 +223,7 @@ impl Pool {
         }
         connection.idle_since = Instant::now();
         let mut peers = self.lock();
-        let peer = peers.by_origin.entry(origin.clone()).or_default();
+        let peer = peers.entry(origin);
         peer.idle.push_back(connection);
         if peer.idle.len() > IDLE_PER_ORIGIN {
             peer.idle.pop_front();
@@ -223,7 +238,7 @@ impl Pool {
             return;
         }
         let mut peers = self.lock();
-        let peer = peers.by_origin.entry(origin.clone()).or_default();
+        let peer = peers.entry(origin);
         peer.shared.push(connection);
         peers.trim();
         self.see_to_sweeping(&mut peers);
@@ -242,12 +257,18 @@ impl Pool {
     pub fn unused(&self) -> usize {
         self.lock().unused()
     }
+
+    /// Origins of which something is known, for tests.
+    #[cfg(test)]
+    pub fn known(&self) -> usize {
+        self.lock().by_origin.len()
+    }
 }
 
 /// Closes what has not been used for long, until nothing is left.
 async fn sweep(pool: Weak<Pool>, keep_alive: Duration) {
     loop {
-        sleep((keep_alive / 4).max(Duration::from_millis(10))).await;
+        sleep((keep_alive / 4).clamp(Duration::from_millis(10), SWEEP)).await;
         let Some(pool) = pool.upgrade() else {
             return;
         };
@@ -263,13 +284,23 @@ async fn sweep(pool: Weak<Pool>, keep_alive: Duration) {
 impl Peers {
     fn sweep(&mut self, keep_alive: Duration) {
         self.by_origin.retain(|_, peer| {
-            peer.idle
-                .retain(|c| c.idle_since.elapsed() < keep_alive && c.sender.is_ready());
+            peer.idle.retain(|c| {
+                c.idle_since.elapsed() < keep_alive && c.born.elapsed() < AGE && c.sender.is_ready()
+            });
             peer.shared
                 .retain(|c| c.is_usable() && !c.is_idle_for(keep_alive));
-            let in_use = Arc::strong_count(&peer.turn) > 1;
-            in_use || !peer.idle.is_empty() || !peer.shared.is_empty()
+            peer.is_in_use()
         });
+    }
+
+    /// What is known of `origin`. A guest that may ask any host decides how many
+    /// there are.
+    fn entry(&mut self, origin: &Origin) -> &mut Peer {
+        if self.by_origin.len() >= self.full {
+            self.by_origin.retain(|_, peer| peer.is_in_use());
+            self.full = PEERS.max(2 * self.by_origin.len());
+        }
+        self.by_origin.entry(origin.clone()).or_default()
     }
 
     fn unused(&self) -> usize {
@@ -281,8 +312,12 @@ impl Peers {
     }
 
     /// Closes the connections that have been unused for longest, of those that
-    /// are too many.
+    /// are too many. Called whenever one is added.
     fn trim(&mut self) {
+        if self.room > 0 {
+            self.room -= 1;
+            return;
+        }
         let mut unused = self.unused();
         while unused > IDLE {
             let oldest = self
@@ -295,9 +330,12 @@ impl Peers {
                 for peer in self.by_origin.values_mut() {
                     peer.shared.retain(|c| !c.is_idle_for(Duration::ZERO));
                 }
-                return;
+                break;
             }
             unused -= 1;
         }
+        // Those in use may be unused when the next is added.
+        let kept = |peer: &Peer| peer.idle.len() + peer.shared.len();
+        self.room = IDLE.saturating_sub(self.by_origin.values().map(kept).sum());
     }
 }

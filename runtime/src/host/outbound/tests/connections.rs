@@ -66,6 +66,45 @@ async fn unused_connections_are_bounded_in_number() {
 }
 
 #[tokio::test]
+async fn unused_connections_to_all_hosts_are_bounded_in_number() {
+    let peer = Peer::http("0.0.0.0:0", None, |_| async { answer("hello") }).await;
+    let bench = Bench::with(
+        &[&format!("http://127.0.0.0/8:{}", peer.port())],
+        |grant, _| {
+            grant.requests = 1000;
+        },
+    );
+    // More after some have been used again.
+    for hosts in [1..=2, 1..=4] {
+        let urls = hosts.flat_map(|host| std::iter::repeat_n(host, 50));
+        let urls = urls.map(|host| format!("http://127.0.0.{host}:{}/", peer.port()));
+        let urls: Vec<String> = urls.collect();
+        let all = futures::future::join_all(urls.iter().map(|url| bench.get(url))).await;
+        assert!(all.iter().all(Result::is_ok));
+        assert_eq!(peer.open(), urls.len());
+        drop(all);
+        peer.until_open(urls.len().min(128)).await;
+        let pool = bench.outbound.pool().unwrap();
+        until(|| pool.unused() == urls.len().min(128)).await;
+    }
+}
+
+#[tokio::test]
+async fn hosts_that_nothing_came_of_are_forgotten() {
+    let bench = Bench::with(&["https://127.0.0.0/8:1"], |grant, _| {
+        grant.requests = 10_000;
+        grant.keep_alive = Duration::from_secs(86_400);
+    });
+    for number in 0..3000 {
+        // Nobody listens there.
+        let url = format!("https://127.1.{}.{}:1/", number / 200, number % 200 + 1);
+        assert_eq!(bench.error(&url).await, "ConnectionRefused");
+    }
+    let known = bench.outbound.pool().unwrap().known();
+    assert!(known <= 1024, "{known}");
+}
+
+#[tokio::test]
 async fn connections_can_be_for_one_request_each() {
     let ca = Ca::new();
     for protocols in [&["h2"][..], &["http/1.1"]] {
