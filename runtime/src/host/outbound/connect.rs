@@ -11,7 +11,7 @@ use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use wasmtime_wasi_http::Error;
@@ -24,6 +24,11 @@ use crate::output::Severity;
 
 /// After that, the next address is tried beside the one that does not answer.
 const STAGGER: Duration = Duration::from_millis(250);
+/// Addresses tried at once: each attempt takes a descriptor.
+const AT_ONCE: usize = 4;
+/// When there is no room for the next address, one that has not answered for so long
+/// is given up. Long enough for what was lost to be sent again.
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// A connection that nothing has been sent through.
 pub(super) enum Stream {
@@ -64,7 +69,7 @@ pub(super) async fn connect(
             .map_err(error::from_resolve)?,
     };
     let addresses = checked(outbound, request, &addresses)?;
-    let tcp = timeout_at(deadline, race(addresses))
+    let tcp = timeout_at(deadline, race(addresses, TcpStream::connect))
         .await
         .map_err(|_| Error::ConnectionTimeout)?
         .map_err(|error| {
@@ -136,13 +141,27 @@ fn checked(
 }
 
 /// The first connection to any of `addresses`, which are tried in turn.
-async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
+async fn race<T, F: Future<Output = io::Result<T>>>(
+    addresses: Vec<SocketAddr>,
+    connect: impl Fn(SocketAddr) -> F,
+) -> io::Result<T> {
     let mut left = addresses.into_iter();
     let mut attempts = FuturesUnordered::new();
     let mut first_error = None;
     loop {
-        if let Some(address) = left.next() {
-            attempts.push(TcpStream::connect(address));
+        if attempts.len() < AT_ONCE
+            && let Some(address) = left.next()
+        {
+            let most = match left.len() < AT_ONCE {
+                // There will be room for all that are left.
+                true => Duration::MAX,
+                false => PATIENCE,
+            };
+            let attempt = timeout(most, connect(address));
+            attempts.push(async {
+                let late = |_| Err(io::ErrorKind::TimedOut.into());
+                attempt.await.unwrap_or_else(late)
+            });
         }
         tokio::select! {
             attempt = attempts.next() => match attempt {
@@ -155,7 +174,77 @@ async fn race(addresses: Vec<SocketAddr>) -> io::Result<TcpStream> {
                     return Err(first_error.unwrap_or_else(none));
                 }
             },
-            () = sleep(STAGGER), if left.len() > 0 => {}
+            () = sleep(STAGGER), if left.len() > 0 && attempts.len() < AT_ONCE => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    fn addresses(count: u8) -> Vec<SocketAddr> {
+        let address = |n| SocketAddr::from(([127, 0, 0, n], 1));
+        (1..=count).map(address).collect()
+    }
+
+    /// Which have been tried, and how many of them at once.
+    #[derive(Default)]
+    struct Tried {
+        all: Vec<SocketAddr>,
+        now: usize,
+        most: usize,
+    }
+
+    struct Attempt<'a>(&'a Mutex<Tried>);
+
+    impl<'a> Attempt<'a> {
+        fn begin(tried: &'a Mutex<Tried>, address: SocketAddr) -> Self {
+            let mut now = tried.lock().unwrap();
+            now.all.push(address);
+            now.now += 1;
+            now.most = now.most.max(now.now);
+            Self(tried)
+        }
+    }
+
+    impl Drop for Attempt<'_> {
+        fn drop(&mut self) {
+            self.0.lock().unwrap().now -= 1;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_few_addresses_are_tried_at_once_and_all_in_turn() {
+        let tried = Mutex::default();
+        let all = addresses(7);
+        let last = *all.last().unwrap();
+        // Nobody answers but the last.
+        let connected = race(all.clone(), async |address| {
+            let _attempt = Attempt::begin(&tried, address);
+            match address == last {
+                true => Ok(address),
+                false => std::future::pending().await,
+            }
+        });
+        assert_eq!(connected.await.unwrap(), last);
+        let tried = tried.into_inner().unwrap();
+        assert_eq!((tried.all, tried.most), (all, AT_ONCE));
+    }
+
+    #[tokio::test]
+    async fn the_next_address_is_not_waited_for_when_one_fails() {
+        let tried = Mutex::default();
+        let all = addresses(64);
+        let failed = race(all.clone(), async |address| {
+            let _attempt = Attempt::begin(&tried, address);
+            Err::<(), _>(io::Error::from(io::ErrorKind::ConnectionRefused))
+        });
+        let error = failed.await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionRefused);
+        let tried = tried.into_inner().unwrap();
+        assert_eq!((tried.all, tried.most), (all, 1));
     }
 }
