@@ -232,6 +232,33 @@ async fn guests_can_lower_timeouts_but_not_raise_them() {
 }
 
 #[tokio::test]
+async fn nor_the_one_for_silence_in_a_body() {
+    let begun = b"HTTP/1.1 200 OK\r\ncontent-length: 4\r\n\r\nab";
+    let peer = saying(begun, |mut stream| async move {
+        let _ = stream.read_u8().await;
+    })
+    .await;
+    let url = format!("http://{}/", peer.addr);
+    for (granted, wanted) in [(60_000, 100), (100, 60_000)] {
+        let bench = Bench::with(&[&format!("http://{}", peer.addr)], |grant, _| {
+            grant.between_bytes_timeout = Duration::from_millis(granted);
+        });
+        let wanted = RequestOptions {
+            connect_timeout: None,
+            first_byte_timeout: None,
+            between_bytes_timeout: Some(Duration::from_millis(wanted)),
+        };
+        let life = bench.store.life();
+        let sent = bench
+            .outbound
+            .send(&bench.asking, life, get(&url), Some(wanted));
+        let body = sent.await.unwrap().into_body().collect();
+        let error = tokio::time::timeout(Duration::from_secs(20), body).await;
+        assert_eq!(name(&error.unwrap().unwrap_err()), "ConnectionReadTimeout");
+    }
+}
+
+#[tokio::test]
 async fn a_slow_server_that_goes_on_is_waited_for() {
     let peer = Peer::raw("127.0.0.1:0", |mut stream, _| async move {
         let mut request = [0; 4096];

@@ -155,6 +155,53 @@ async fn many_at_once_share_a_connection() {
     assert!(peer.accepted() <= 2, "{}", peer.accepted());
 }
 
+/// In a process of its own: it is the environment that says where the authorities of
+/// this machine are.
+#[test]
+fn authorities_of_this_machine_are_trusted() {
+    const TEST: &str = "host::outbound::tests::tls::authorities_of_this_machine_are_trusted";
+    const INNER: &str = "NXT_WASM_TEST_AUTHORITIES";
+    if std::env::var_os(INNER).is_some() {
+        let place = std::env::var_os("SSL_CERT_FILE").unwrap();
+        let event_loop = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build();
+        return event_loop
+            .unwrap()
+            .block_on(trust_what_is_in(place.as_ref()));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let output = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", TEST])
+        .env("SSL_CERT_FILE", dir.path().join("authorities.pem"))
+        .env_remove("SSL_CERT_DIR")
+        .env(INNER, "yes")
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{text}");
+    assert!(text.contains("1 passed"), "{text}");
+}
+
+async fn trust_what_is_in(place: &std::path::Path) {
+    let (ca, other) = (Ca::new(), Ca::new());
+    std::fs::write(place, &ca.pem).unwrap();
+    for (extra, count) in [(None, 1), (Some(other.pem.as_bytes()), 2)] {
+        let peer = version_server(ca.server(&["localhost"], H2)).await;
+        let rule = format!("https://localhost:{}", peer.port());
+        let bench = Bench::with(&[&rule], |grant, _| {
+            grant.load_roots(extra).unwrap();
+            assert_eq!(grant.roots.len(), count);
+        });
+        assert!(bench.text(&format!("{rule}/")).await.is_ok());
+        let peer = version_server(Ca::new().server(&["localhost"], H2)).await;
+        let rule = format!("https://localhost:{}", peer.port());
+        let bench = Bench::with(&[&rule], |grant, _| grant.load_roots(extra).unwrap());
+        let error = bench.error(&format!("{rule}/")).await;
+        assert_eq!(error, "TlsCertificateError");
+    }
+}
+
 #[test]
 fn files_of_certificates() {
     let ca = Ca::new();
