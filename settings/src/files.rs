@@ -87,10 +87,12 @@ pub fn open(settings: &mut Settings, name: &str) -> Result<Redactor, SettingsErr
         }
         settings.grants.secrets = Some(Secrets::new(used.clone()));
     }
+    let mut credentials = Vec::new();
     if let Some(keyvalue) = &mut settings.grants.keyvalue {
+        credentials.extend(keyvalue.credentials().map(str::to_owned));
         open_buckets(keyvalue, &files, &all, &mut used)?;
     }
-    let redactor = Redactor::new(used.iter().map(|(name, value)| (&**name, &**value)));
+    let redactor = Redactor::new(hidden(&used, &credentials));
     let target = match &files.audit {
         None => None,
         Some(Audit::Log) => Some(AuditTarget::Stderr),
@@ -107,6 +109,22 @@ pub fn open(settings: &mut Settings, name: &str) -> Result<Redactor, SettingsErr
     }
     network::open(settings, &files)?;
     Ok(redactor)
+}
+
+/// What is to be kept out of the log: values and, of `credentials`, also what is
+/// secret in them. After `KEYID:` or `user:`, that is what follows, whole and in
+/// pieces.
+fn hidden<'a>(
+    used: &'a BTreeMap<String, String>,
+    credentials: &'a [String],
+) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let whole = used.iter().map(|(name, value)| (&**name, &**value));
+    let parts = credentials.iter().filter_map(|name| {
+        let (_, secret) = used.get(name)?.split_once(':')?;
+        let parts = std::iter::once(secret).chain(secret.split(':'));
+        Some(parts.map(|part| (&**name, part)))
+    });
+    whole.chain(parts.flatten())
 }
 
 /// Credentials of buckets, which `used` has then too: guests do not get them,
@@ -161,7 +179,7 @@ fn bad(key: &'static str, value: &Path, problem: String) -> SettingsError {
 ///
 /// Why the file cannot be used. No message has a value in it.
 pub fn read_secrets(path: &Path) -> Result<BTreeMap<String, String>, String> {
-    let file = File::open(path).map_err(|e| e.to_string())?;
+    let file = network::open_file(path)?;
     let found = file.metadata().map_err(|e| e.to_string())?;
     let me = rustix::process::geteuid().as_raw();
     if !found.is_file() {
@@ -261,6 +279,44 @@ mod tests {
             assert!(error.contains(problem), "{text}: {error}");
             assert!(!error.contains("hunter2"), "{error}");
         }
+    }
+
+    #[test]
+    fn what_is_secret_in_credentials_is_kept_out_of_the_log_by_itself() {
+        let pairs = [
+            ("keys", "AKIDTEST:s3cr3t/+key:s3ssi0n-token"),
+            ("login", "alice:hunter2:hunter3"),
+            ("url", "https://api.example"),
+        ];
+        let used = BTreeMap::from(pairs.map(|(n, v)| (n.to_owned(), v.to_owned())));
+        let credentials = ["keys".to_owned(), "login".to_owned()];
+        let redactor = Redactor::new(hidden(&used, &credentials));
+        for (text, expected) in [
+            ("AKIDTEST:s3cr3t/+key:s3ssi0n-token", "[secret keys]"),
+            ("AKIDTEST s3cr3t/+key", "AKIDTEST [secret keys]"),
+            ("token s3ssi0n-token", "token [secret keys]"),
+            ("alice hunter2:hunter3", "alice [secret login]"),
+            ("AUTH alice hunter2", "AUTH alice [secret login]"),
+            // Guests are given this one, and what is secret in it is not known.
+            ("https://api.example", "[secret url]"),
+            ("//api.example", "//api.example"),
+        ] {
+            assert_eq!(redactor.redact(text), expected);
+        }
+    }
+
+    #[test]
+    fn a_pipe_is_no_file_of_secrets_and_is_not_waited_for() {
+        let name = format!("nxt-secrets-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        rustix::fs::mkfifoat(rustix::fs::CWD, &path, rustix::fs::Mode::RUSR).unwrap();
+        let (send, receive) = std::sync::mpsc::channel();
+        let pipe = path.clone();
+        // Not by the test itself, which would hang.
+        std::thread::spawn(move || send.send(read_secrets(&pipe)));
+        let read = receive.recv_timeout(std::time::Duration::from_secs(30));
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(read.unwrap(), Err("not a regular file".to_owned()));
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::output::shown_text;
+
 /// The shortest text that is blanked out: replacing shorter ones would garble
 /// innocent text and tell what they are.
 const SHORTEST: usize = 6;
@@ -63,15 +65,21 @@ struct Pattern {
 
 impl Redactor {
     /// Blanks out the values of `secrets`. Of values with several lines, each
-    /// line is blanked out by itself, as guests print line by line.
+    /// line is blanked out by itself, as guests print line by line; and also as the
+    /// log has it, with control characters escaped.
     pub fn new<'a>(secrets: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
         let mut patterns: Vec<Pattern> = secrets
             .into_iter()
             .flat_map(|(name, value)| value.lines().map(move |line| (name, line.trim())))
             .filter(|(_, text)| text.len() >= SHORTEST)
-            .map(|(name, text)| Pattern {
-                text: text.to_owned(),
-                blank: format!("[secret {name}]"),
+            .flat_map(|(name, text)| {
+                let escaped = shown_text(text.as_bytes(), text.len(), false);
+                let escaped = (escaped != text).then_some(escaped);
+                let texts = std::iter::once(text.to_owned()).chain(escaped);
+                texts.map(move |text| Pattern {
+                    text,
+                    blank: format!("[secret {name}]"),
+                })
             })
             .collect();
         // One may be a part of another.
@@ -147,6 +155,19 @@ mod tests {
         );
         assert_eq!(redactor.redact("x=hunt...[cut]"), "x=[secret]...[cut]");
         assert_eq!(redactor.redact("plain...[cut]"), "plain...[cut]");
+    }
+
+    #[test]
+    fn control_characters_in_a_value_are_found_as_they_are_and_as_the_log_has_them() {
+        let value = "a\u{1b}[31mred\u{85}\rend\ttab";
+        let redactor = Redactor::new([("red", value)]);
+        assert_eq!(redactor.redact(value), "[secret red]");
+        let text = format!("x={value}.");
+        let logged = shown_text(text.as_bytes(), text.len(), false);
+        assert_eq!(redactor.redact(&logged), "x=[secret red].");
+        // The line is cut off after the first control character.
+        let logged = shown_text(text.as_bytes(), 6, true);
+        assert_eq!(redactor.redact(&logged), "x=[secret]...[cut]");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! What the network takes: certificates, name servers.
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -71,12 +71,7 @@ pub(super) fn open(settings: &mut Settings, files: &Files) -> Result<(), Setting
 ///
 /// What is wrong with the file, without its name.
 pub fn read_file(path: &Path, most: u64) -> Result<Vec<u8>, String> {
-    let file = OpenOptions::new()
-        .read(true)
-        // Not waiting for a writer, should it be a pipe.
-        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
-        .open(path)
-        .map_err(|e| e.to_string())?;
+    let file = open_file(path)?;
     let found = file.metadata().map_err(|e| e.to_string())?;
     if !found.is_file() {
         return Err("not a regular file".to_owned());
@@ -89,6 +84,16 @@ pub fn read_file(path: &Path, most: u64) -> Result<Vec<u8>, String> {
         .read_to_end(&mut bytes)
         .map_err(|e| e.to_string())?;
     Ok(bytes)
+}
+
+/// Opens what may be no regular file.
+pub(super) fn open_file(path: &Path) -> Result<File, String> {
+    OpenOptions::new()
+        .read(true)
+        // Not waiting for a writer, should it be a pipe.
+        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
+        .open(path)
+        .map_err(|e| e.to_string())
 }
 
 #[cfg(test)]
