@@ -132,6 +132,25 @@ async fn a_guest_gets_what_it_asks_for() {
 }
 
 #[tokio::test]
+async fn a_guests_trailers_get_to_the_server() {
+    let _alone = ALONE.lock().await;
+    let peer = Peer::http("127.0.0.1:0", None, |request| async move {
+        let collected = request.into_body().collect().await.unwrap();
+        let sum = collected.trailers().and_then(|fields| fields.get("x-sum"));
+        let sum = sum.map(|value| value.to_str().unwrap().to_owned());
+        answer(format!("{sum:?} {}", collected.to_bytes().len()))
+    })
+    .await;
+    let guest = Guest::for_peer(&peer);
+    let path = format!(
+        "/fetch?url=http://{}/&method=POST&send=10&header=trailer:x-sum&trailer=x-sum:ten",
+        peer.addr
+    );
+    let text = guest.ask(&path).await.unwrap();
+    assert!(text.contains("body=Some(\"ten\") 10\n"), "{text}");
+}
+
+#[tokio::test]
 async fn what_is_not_granted_is_denied() {
     let _alone = ALONE.lock().await;
     let peer = Peer::http("127.0.0.1:0", None, |_| async { answer("hello") }).await;
