@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use serde_json::{Map, Value};
+use wasmtime::StoreContextMut;
 use wasmtime::component::{ComponentType, Lift, Linker, Lower};
 
 use crate::host::Asking;
@@ -26,8 +27,8 @@ const RECORDS: u32 = 10_000;
 pub struct AuditLog {
     target: AuditTarget,
     application: String,
-    /// The last record may have been written in part.
-    torn: AtomicBool,
+    /// The last record may have been written in part. Held while one is written.
+    torn: Mutex<bool>,
     redactor: Redactor,
 }
 
@@ -50,6 +51,17 @@ impl AuditTarget {
                 file.write(bytes)
             }
             Self::Stderr => Ok(rustix::io::write(rustix::stdio::stderr(), bytes)?),
+        }
+    }
+
+    /// An error if nobody can ever read what has been written.
+    fn is_there(&self) -> io::Result<()> {
+        match self {
+            Self::File(file) if rustix::fs::fstat(file)?.st_nlink == 0 => {
+                let text = "the file has been removed; a restart of the application makes another";
+                Err(io::Error::other(text))
+            }
+            Self::File(_) | Self::Stderr => Ok(()),
         }
     }
 }
@@ -113,12 +125,13 @@ impl AuditLog {
         Self {
             target,
             application: application.to_owned(),
-            torn: AtomicBool::new(false),
+            torn: Mutex::new(false),
             redactor,
         }
     }
 
-    fn append(&self, asking: &Asking, event: Event) -> Result<(), Error> {
+    /// Writes on a thread where it may wait for the disk.
+    async fn append(self: Arc<Self>, asking: Arc<Asking>, event: Event) -> Result<(), Error> {
         let size = event.action.len()
             + event.subject.len()
             + event
@@ -137,7 +150,10 @@ impl AuditLog {
         if record.len() > RECORD {
             return Err(Error::TooLarge);
         }
-        self.write(record.as_bytes()).map_err(|error| {
+        let written = tokio::task::spawn_blocking(move || self.write(record.as_bytes()));
+        // The event loop is ending if it is not begun.
+        let written = written.await.unwrap_or_else(|e| Err(io::Error::other(e)));
+        written.map_err(|error| {
             let text = format!("audit record could not be written (UNIT_WASM_AUDIT_LOG): {error}");
             asking.notice(Severity::Error, &text);
             Error::Unavailable
@@ -168,21 +184,23 @@ impl AuditLog {
             AuditTarget::File(_) => "",
             AuditTarget::Stderr => "audit ",
         };
-        format!("{prefix}{}\n", Value::from(record))
+        format!("{prefix}{}\n", plain(&Value::from(record).to_string()))
     }
 
     /// In one call, so that records do not mix. A full disk can take half of
     /// one; the next then begins on a line of its own.
     fn write(&self, record: &[u8]) -> io::Result<()> {
-        if self.torn.load(Ordering::Acquire) {
+        let mut torn = self.torn.lock().unwrap_or_else(PoisonError::into_inner);
+        if *torn {
             self.target.write(b"\n")?;
-            self.torn.store(false, Ordering::Release);
+            *torn = false;
         }
         loop {
             match self.target.write(record) {
-                Ok(n) if n == record.len() => return Ok(()),
+                // Afterwards, as it may be removed at any time before.
+                Ok(n) if n == record.len() => return self.target.is_there(),
                 Ok(n) => {
-                    self.torn.store(n > 0, Ordering::Release);
+                    *torn = n > 0;
                     return Err(io::Error::from(io::ErrorKind::StorageFull));
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -192,15 +210,108 @@ impl AuditLog {
     }
 }
 
+/// The same JSON without what a terminal obeys or a reader takes for the end of a
+/// line: DEL, C1 controls and separators, which are in strings only. JSON itself
+/// escapes the rest.
+fn plain(json: &str) -> String {
+    let mut text = String::with_capacity(json.len());
+    for c in json.chars() {
+        if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') {
+            text.push_str(&format!("\\u{:04x}", u32::from(c)));
+        } else {
+            text.push(c);
+        }
+    }
+    text
+}
+
 pub(super) fn link(linker: &mut Linker<State>) -> wasmtime::Result<()> {
     let mut instance = linker.instance("unit:wasm/audit-log@0.1.0")?;
-    instance.func_wrap("append", |store, (event,): (Event,)| {
-        let hooks = &store.data().hooks;
-        let appended = match &hooks.capabilities.audit {
-            Some(log) => log.append(&hooks.asking, event),
-            // The trial instance at start.
-            None => Err(Error::Unavailable),
+    instance.func_wrap_async(
+        "append",
+        |store: StoreContextMut<'_, State>, (event,): (Event,)| {
+            let hooks = &store.data().hooks;
+            let (log, asking) = (hooks.capabilities.audit.clone(), Arc::clone(&hooks.asking));
+            Box::new(async move {
+                let appended = match log {
+                    Some(log) => log.append(asking, event).await,
+                    // The trial instance at start.
+                    None => Err(Error::Unavailable),
+                };
+                Ok((appended,))
+            })
+        },
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::{GuestLog, OutputStreamKind};
+
+    #[derive(Default)]
+    struct Notices(Mutex<Vec<String>>);
+
+    impl GuestLog for Notices {
+        fn line(&self, _: &str, _: OutputStreamKind, _: &str) {}
+        fn message(&self, _: &str, _: Severity, _: &str) {}
+        fn notice(&self, _: &str, severity: Severity, text: &str) {
+            self.0.lock().unwrap().push(format!("{severity:?} {text}"));
+        }
+    }
+
+    fn event(action: &str) -> Event {
+        Event {
+            action: action.to_owned(),
+            subject: String::new(),
+            outcome: Outcome::Success,
+            fields: Vec::new(),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_record_in_a_removed_file_is_not_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, moved) = (dir.path().join("audit"), dir.path().join("audit.1"));
+        let file = File::options().append(true).create(true).open(&path);
+        let target = AuditTarget::File(file.unwrap());
+        let log = Arc::new(AuditLog::new(target, "app", Redactor::default()));
+        let notices = Arc::<Notices>::default();
+        let asking = Arc::new(Asking::alone("r1", Arc::clone(&notices) as _));
+        let append = |action| Arc::clone(&log).append(Arc::clone(&asking), event(action));
+
+        assert_eq!(append("one").await, Ok(()));
+        // By another name it is still there.
+        std::fs::rename(&path, &moved).unwrap();
+        assert_eq!(append("two").await, Ok(()));
+        let text = std::fs::read_to_string(&moved).unwrap();
+        assert!(text.contains("one") && text.contains("two"), "{text}");
+        assert!(notices.0.lock().unwrap().is_empty());
+        std::fs::remove_file(&moved).unwrap();
+        assert_eq!(append("three").await, Err(Error::Unavailable));
+        let told = notices.0.lock().unwrap().concat();
+        assert!(told.starts_with("Error audit record could not"), "{told}");
+        assert!(told.contains("UNIT_WASM_AUDIT_LOG"), "{told}");
+        assert!(told.contains("the file has been removed"), "{told}");
+    }
+
+    #[test]
+    fn what_a_terminal_obeys_is_escaped_and_read_back_as_it_was() {
+        let odd = "\u{7f}\u{80}\u{85}\u{9b}31m\u{2028}\u{2029}\u{1b}\n \u{a0}\u{20ac}\"\\";
+        let log = AuditLog::new(AuditTarget::Stderr, "app", Redactor::default());
+        let fields = vec![(odd.to_owned(), odd.to_owned())];
+        let event = Event {
+            fields,
+            ..event(odd)
         };
-        Ok((appended,))
-    })
+        let line = log.record("r1", event);
+        let json = line.strip_prefix("audit ").unwrap().strip_suffix('\n');
+        let json = json.unwrap();
+        let bad = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+        assert!(!json.contains(bad), "{json:?}");
+        assert!(json.contains("\\u007f\\u0080\\u0085\\u009b31m\\u2028\\u2029"));
+        let record: Value = serde_json::from_str(json).unwrap();
+        assert_eq!(record["action"], odd);
+        assert_eq!(record["fields"][odd], odd);
+    }
 }
