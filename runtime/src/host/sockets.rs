@@ -191,13 +191,16 @@ enum Protocol {
 fn count(state: &State, protocol: Protocol) -> Result<(), ErrorCode> {
     let hooks = &state.hooks;
     let grant = &hooks.capabilities.sockets;
-    let (rules, setting) = match protocol {
-        Protocol::Tcp => (&grant.tcp, "UNIT_WASM_ALLOW_TCP"),
-        Protocol::Udp => (&grant.udp, "UNIT_WASM_ALLOW_UDP"),
+    let (rules, kind, setting) = match protocol {
+        Protocol::Tcp => (&grant.tcp, "TCP", "UNIT_WASM_ALLOW_TCP"),
+        Protocol::Udp => (&grant.udp, "UDP", "UNIT_WASM_ALLOW_UDP"),
     };
     if rules.is_empty() {
-        // Which address it is for is not known yet, and will not be asked for.
-        let text = format!("a socket is of no use to the guest: {setting} names no address");
+        // It cannot be made, so nobody will learn which address it is for.
+        let text = format!(
+            "a {kind} socket refused: {setting} is not set, and would need the address that \
+             the guest uses it for"
+        );
         hooks.asking.notice(Severity::Warn, &text);
     }
     room(&hooks.asking)
