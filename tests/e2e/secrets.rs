@@ -18,6 +18,7 @@ pub fn cases() -> Vec<Case> {
         values_are_blanked_out_of_the_log,
         values_of_several_lines_are_blanked_out,
         a_guess_is_refused_and_told,
+        a_value_in_place_of_a_name_is_blanked_out,
         guessing_does_not_flood_the_log,
         a_restart_reads_the_file_again,
         files_that_others_can_read_are_refused,
@@ -164,6 +165,35 @@ fn a_guess_is_refused_and_told(host: &Host) {
     assert!(line.contains("UNIT_WASM_ALLOW_SECRETS"), "{line}");
     let line = ask(&"n".repeat(6000), "long");
     assert!(line.len() < 2000, "a line of {} bytes", line.len());
+    server.finish();
+}
+
+/// By mistake, and with what is escaped in one way or the other.
+fn a_value_in_place_of_a_name_is_blanked_out(host: &Host) {
+    let mut server = Server::start_with(host, |server| {
+        let path = server.dir().join("secrets");
+        let text = r#"quoted = "say \"hush-hush\" \\ twice"
+control = "be\u001bgin-en\u0085d"
+"#;
+        write_private(&path, text);
+        app(&path, "quoted control", "log").into()
+    });
+    server.expect_log("[warn]");
+    for (name, value) in [
+        ("quoted", "say%20%22hush-hush%22%20%5c%20twice"),
+        ("control", "be%1bgin-en%c2%85d"),
+    ] {
+        let request = Request::get(format!("/secret?name={value}"));
+        let answer = server.send(&request.header("x-request-id", name)).ok();
+        assert_eq!(answer.text(), "error: not-granted");
+        let line = server.log.expect(&[&format!("request={name} ")]);
+        assert!(line.contains(&format!("\"[secret {name}]\"")), "{line}");
+        assert!(!line.contains("hush") && !line.contains("gin-en"), "{line}");
+    }
+    for how in ["stdout", "stderr", "log", "context"] {
+        let line = printed(&server, "control", how);
+        assert!(line.contains("[[secret control]]"), "{how}: {line}");
+    }
     server.finish();
 }
 

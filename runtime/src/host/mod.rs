@@ -183,7 +183,9 @@ fn link_secrets(linker: &mut Linker<State>) -> wasmtime::Result<()> {
         let secrets = hooks.capabilities.secrets.as_ref();
         let value = secrets.and_then(|secrets| secrets.get(&name));
         if value.is_none() {
-            let text = format!("secret {name:?} refused: UNIT_WASM_ALLOW_SECRETS does not name it");
+            // Not quoted as Rust does it: it may be a value, which is to be found there.
+            let text =
+                format!("secret \"{name}\" refused: UNIT_WASM_ALLOW_SECRETS does not name it");
             hooks.asking.notice(Severity::Warn, &text);
         }
         Ok((value.map(str::to_owned).ok_or(SecretsError::NotGranted),))
