@@ -26,6 +26,7 @@ pub fn cases() -> Vec<Case> {
         records_of_all_processes_are_whole,
         what_could_not_be_written_is_an_error,
         a_file_is_appended_to_and_can_be_cut,
+        a_file_that_is_removed_is_an_error_until_a_restart,
         files_that_cannot_be_used_are_refused,
     ]
 }
@@ -103,11 +104,16 @@ fn events_are_appended_to_the_file(host: &Host) {
 
 fn events_go_to_units_log(host: &Host) {
     let server = Server::start_with(host, |server| config(server, "log"));
-    let target = "/audit?action=user.create&subject=x%0ay";
+    let target = "/audit?action=user.create&subject=x%0ay\
+                  &field.odd=%7f%c2%85%c2%9b31m%e2%80%a8%e2%80%a9";
     assert_eq!(record(&server, target, "in-the-log"), "recorded\n");
     let line = server.log.expect(&["\"request\":\"in-the-log\""]);
     let (_, json) = line.split_once("audit").expect("the word audit before it");
+    let odd = "\u{7f}\u{85}\u{9b}31m\u{2028}\u{2029}";
+    let bad = |c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}');
+    assert!(!json.trim_end().contains(bad), "{json}");
     let record: Value = serde_json::from_str(json.trim_start_matches([':', ' '])).unwrap();
+    assert_eq!(record["fields"]["odd"], odd);
     assert_eq!(record["action"], "user.create");
     assert_eq!(record["subject"], "x\ny");
     assert_eq!(record["application"], "secrets");
@@ -275,6 +281,36 @@ fn a_file_is_appended_to_and_can_be_cut(host: &Host) {
     let records = records(&server);
     assert_eq!(records.len(), 1);
     assert_eq!(records[0]["action"], "cut");
+    server.finish();
+}
+
+/// As rotation does that moves a file away, packs it, and restarts nothing.
+fn a_file_that_is_removed_is_an_error_until_a_restart(host: &Host) {
+    let mut server = start(host);
+    let (path, moved) = (server.dir().join("audit"), server.dir().join("audit.1"));
+    fs::rename(&path, &moved).unwrap();
+    assert_eq!(
+        record(&server, "/audit?action=moved", "moved"),
+        "recorded\n"
+    );
+    assert!(fs::read_to_string(&moved).unwrap().contains("\"moved\""));
+    fs::remove_file(&moved).unwrap();
+    let answer = record(&server, "/audit?action=lost", "lost");
+    assert_eq!(answer, "error: unavailable after 0\n");
+    let line = server.log.expect(&["request=lost "]);
+    assert!(line.contains("UNIT_WASM_AUDIT_LOG"), "{line}");
+    assert!(line.contains("the file has been removed"), "{line}");
+    server.expect_new_workers();
+    assert!(server.restart("secrets").success());
+    server.await_worker("secrets");
+    harness::eventually("a new file", std::time::Duration::from_secs(30), || {
+        record(&server, "/audit?action=again", "again") == "recorded\n" && path.exists()
+    });
+    assert!(
+        records(&server)
+            .iter()
+            .all(|record| record["action"] == "again")
+    );
     server.finish();
 }
 

@@ -273,7 +273,13 @@ fn datagrams(host: &Host) {
     assert!(other.recv(&mut [0; 10]).is_err(), "a datagram came");
     let bound = format!("/udp?addr={addr}&send=x&bind={}:0", next_ip());
     assert_denied(&ask(&server, bound));
-    assert_denied(&ask(&server, format!("/tcp?addr={addr}&send=x")));
+    // Nothing is listed for TCP, so it does not come to an address.
+    let request = Request::get(format!("/tcp?addr={addr}&send=x"));
+    let request = request.header("x-request-id", "unset");
+    assert_denied(&server.send(&request).ok().text());
+    let line = server.log.expect(&["request=unset "]);
+    let told = "a TCP socket refused: UNIT_WASM_ALLOW_TCP is not set";
+    assert!(line.contains(told), "{line}");
     server.finish();
 }
 
