@@ -8,6 +8,8 @@ use std::ops::ControlFlow;
 use std::os::fd::{FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
 /// A user and a group to become.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
@@ -77,8 +79,8 @@ pub const CHILD_PANICKED: i32 = 101;
 pub const CHILD_UNCONFINED: i32 = 102;
 
 /// Limits of a child, besides its identity.
-const CPU_SECONDS: libc::rlim_t = 600;
-const DATA_BYTES: libc::rlim_t = 8 << 30;
+const CPU_SECONDS: u64 = 600;
+const DATA_BYTES: u64 = 8 << 30;
 const WALL_TIME: Duration = Duration::from_secs(900);
 
 /// Forks, runs `work` in the child with the rights of `identity`, and waits
@@ -224,7 +226,7 @@ fn keep_only(keep: OwnedFd) -> io::Result<OwnedFd> {
     let closed = unsafe { libc::syscall(libc::SYS_close_range, KEPT + 1, libc::c_uint::MAX, 0) };
     if closed != 0 {
         // Linux before 5.9, or a filter that does not know the call.
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+        let limit = getrlimit(Resource::Nofile);
         let limit = limit.current.unwrap_or(1 << 20).min(1 << 20);
         for fd in KEPT + 1..RawFd::try_from(limit).unwrap_or(RawFd::MAX) {
             // SAFETY: as above.
@@ -235,22 +237,27 @@ fn keep_only(keep: OwnedFd) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(KEPT) })
 }
 
+/// The limits that a child gets where the process had `maximum`.
+fn lowered(limit: u64, maximum: Option<u64>) -> Rlimit {
+    // A lower limit stays: raising one takes root, and was not meant to be possible.
+    let limit = Some(maximum.map_or(limit, |maximum| maximum.min(limit)));
+    Rlimit {
+        current: limit,
+        maximum: limit,
+    }
+}
+
 /// Gives up what the child does not need.
 fn confine(identity: Option<&Identity>) -> io::Result<()> {
     // SAFETY: PR_SET_PDEATHSIG takes a signal number. The child shall not
     // outlive a prototype that is stopped while it compiles.
     check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) })?;
     for (resource, limit) in [
-        (libc::RLIMIT_CPU, CPU_SECONDS),
-        (libc::RLIMIT_DATA, DATA_BYTES),
-        (libc::RLIMIT_CORE, 0),
+        (Resource::Cpu, CPU_SECONDS),
+        (Resource::Data, DATA_BYTES),
+        (Resource::Core, 0),
     ] {
-        let limit = libc::rlimit {
-            rlim_cur: limit,
-            rlim_max: limit,
-        };
-        // SAFETY: `limit` is a valid structure.
-        check(unsafe { libc::setrlimit(resource, &raw const limit) })?;
+        setrlimit(resource, lowered(limit, getrlimit(resource).maximum))?;
     }
     take_on(identity)?;
     // Changing the user clears it.
@@ -288,4 +295,46 @@ pub fn thread_id() -> u32 {
 pub fn exit_now(code: i32) -> ! {
     // SAFETY: runs no code of this process any more.
     unsafe { libc::_exit(code) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::Command;
+
+    use super::*;
+
+    const NOBODY: libc::uid_t = 65_534;
+
+    fn maxima() -> [Option<u64>; 3] {
+        [Resource::Cpu, Resource::Data, Resource::Core].map(|of| getrlimit(of).maximum)
+    }
+
+    #[test]
+    fn a_lower_limit_stays() {
+        const VARIABLE: &str = "NXT_TEST_CHILD";
+        const NAME: &str = "unit::process::tests::a_lower_limit_stays";
+        if std::env::var_os(VARIABLE).is_none() {
+            // Limits cannot be raised again, so it takes a process of its own.
+            let child = Command::new(std::env::current_exe().unwrap())
+                .args([NAME, "--exact", "--nocapture"])
+                .env(VARIABLE, "1")
+                .output()
+                .unwrap();
+            let text = String::from_utf8_lossy(&child.stdout);
+            assert!(child.status.success(), "{text}");
+            assert!(text.contains("1 passed"), "{text}");
+            return;
+        }
+        for (resource, limit) in [(Resource::Cpu, 500), (Resource::Data, 4 << 30)] {
+            setrlimit(resource, lowered(limit, None)).unwrap();
+        }
+        if is_root() {
+            // Of this thread alone, by the system call itself. Root may do anything.
+            // SAFETY: takes three numbers.
+            let rc = unsafe { libc::syscall(libc::SYS_setresuid, NOBODY, NOBODY, NOBODY) };
+            assert_eq!(rc, 0);
+        }
+        confine(None).unwrap();
+        assert_eq!(maxima(), [Some(500), Some(4 << 30), Some(0)]);
+    }
 }
