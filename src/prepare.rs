@@ -6,22 +6,29 @@
 //! unitd, and a path that the application may not read stays unread. The
 //! child hands its results back in memory files.
 
-use std::fs::{self, File};
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 
+use nxt_wasm_runtime::World;
 use nxt_wasm_runtime::artifact::{self, Description};
 use nxt_wasm_runtime::cache::{Cache, CacheError};
-use nxt_wasm_runtime::{LoadError, World};
 use nxt_wasm_settings::{self as settings, Application, Settings};
 use nxt_wasm_store::FetchError;
 
 use crate::metrics;
 use crate::source::{Remote, Source};
-use crate::unit::{self, Identity, Status};
+use crate::unit::{self, Identity};
+
+mod helper;
+
+use helper::{
+    MOST, MOST_CODE, WORLDS, bounded, describe_kept, examine, identify, in_child, load,
+    memory_file, names, no_report, read_component, seal,
+};
 
 /// A component ready to be mapped by application processes.
 pub struct Prepared {
@@ -93,9 +100,6 @@ fn system(what: &'static str) -> impl FnOnce(io::Error) -> PrepareError {
     move |error| PrepareError::System { what, error }
 }
 
-/// Bytes of a component, as of one from elsewhere.
-const MOST: u64 = 512 << 20;
-
 /// Reads, checks and compiles the application's component, or finds it in
 /// the cache. `progress` is called from time to time.
 ///
@@ -124,13 +128,23 @@ pub fn prepare(
         cache,
         stores: true,
     };
+    let progress = &mut progress;
     let found = match source {
-        Source::File(path) => workshop.read(&mut progress, may_listen, || read_component(path))?,
+        Source::File(path) => workshop.read(progress, &may_listen, || read_component(path))?,
         Source::Remote(remote) => {
-            workshop.read_remote(remote, &mut notes, &mut progress, may_listen)?
+            let kept = workshop.find_remote(remote, &mut notes);
+            if kept.is_none()
+                && let Some(sha256) = &remote.sha256
+                && let Some(mut prepared) =
+                    workshop.artifact_alone(sha256, &mut notes, progress, &may_listen)?
+            {
+                prepared.notes = notes;
+                return Ok(prepared);
+            }
+            workshop.read_remote(remote, kept, &mut notes, progress, &may_listen)?
         }
     };
-    workshop.compile(found, notes, &mut progress)
+    workshop.compile(found, notes, progress)
 }
 
 /// The same for a component that may have come to lie at `path`. `None` if it
@@ -165,7 +179,7 @@ pub fn prepare_successor(
         cache,
         stores: !was_root,
     };
-    let found = workshop.read(&mut progress, || Ok(()), || read_component(path))?;
+    let found = workshop.read(&mut progress, &|| Ok(()), || read_component(path))?;
     if found.sha256 == sha256 {
         return Ok(None);
     }
@@ -174,6 +188,9 @@ pub fn prepare_successor(
 
 /// Is called while a child works; its end is that of the child.
 type Progress<'a> = dyn FnMut(Duration) -> ControlFlow<()> + 'a;
+
+/// What the first child does as well, with the application's rights.
+type Besides<'a> = dyn Fn() -> Result<(), PrepareError> + 'a;
 
 /// What components are prepared with.
 struct Workshop<'a> {
@@ -194,20 +211,104 @@ struct Found {
 }
 
 impl Workshop<'_> {
-    /// The first child fetches the component, unless the cache has it.
+    /// Looks into the cache, and notes what was not believed there.
+    fn find(&self, key: &str, notes: &mut Vec<String>) -> Option<File> {
+        let lookup = self.cache.as_ref()?.find(key);
+        let refused = lookup.refused.iter();
+        // Who cannot put files there cannot remove them either.
+        notes.extend(
+            refused.map(|error| match self.stores && !error.is_shortage() {
+                true => format!("not loaded, and removed: {error}"),
+                false => format!("not loaded: {error}"),
+            }),
+        );
+        lookup.file
+    }
+
+    /// The component, if it was fetched before and is kept.
+    fn find_remote(&self, remote: &Remote, notes: &mut Vec<String>) -> Option<File> {
+        let sha256 = remote.sha256.as_deref()?;
+        self.find(&artifact::component_key(sha256), notes)
+    }
+
+    /// Starts from an artifact of which the component is kept no more: its key has the
+    /// component's digest, and the configuration too. A child makes the keys, as that
+    /// takes an engine, and another one tries the artifact.
+    fn artifact_alone(
+        &self,
+        sha256: &str,
+        notes: &mut Vec<String>,
+        progress: &mut Progress<'_>,
+        besides: &Besides<'_>,
+    ) -> Result<Option<Prepared>, PrepareError> {
+        if self.cache.is_none() {
+            return Ok(None);
+        }
+        let settings = self.settings;
+        let keys = in_child(self.identity.as_ref(), progress, || {
+            besides()?;
+            names(sha256, settings)
+        })?;
+        for world in WORLDS {
+            let key = keys.value(&world.to_string())?;
+            let Some(artifact) = self.find(key, notes) else {
+                continue;
+            };
+            self.check(key, sha256, world)?;
+            let described = in_child(self.identity.as_ref(), progress, || {
+                describe_kept(&artifact, world, settings)
+            })?;
+            // One that does not fit this engine is replaced when it has been made anew.
+            let Some(description) = Description::from_text(&described.0) else {
+                continue;
+            };
+            self.sweep(key, sha256, notes);
+            return Ok(Some(Prepared {
+                artifact,
+                description,
+                sha256: sha256.to_owned(),
+                cached: true,
+                notes: Vec::new(),
+            }));
+        }
+        Ok(None)
+    }
+
+    /// Checks what a child says of a component: what its artifact is called, as those
+    /// of other applications have such names too, and its world.
+    fn check(&self, key: &str, sha256: &str, world: World) -> Result<(), PrepareError> {
+        let is_its_own = key.split('-').next() == Some(sha256);
+        if !artifact::is_key(key) || !is_its_own {
+            return Err(no_report());
+        }
+        let concurrent = self.settings.limits.reuse.concurrent;
+        if world == World::Proxy && concurrent > 1 {
+            return Err(PrepareError::NotConcurrent(concurrent));
+        }
+        Ok(())
+    }
+
+    /// Removes from the cache what is too much, but for what this application starts
+    /// from.
+    fn sweep(&self, key: &str, sha256: &str, notes: &mut Vec<String>) {
+        let Some(cache) = self.cache.as_ref().filter(|_| self.stores) else {
+            return;
+        };
+        let keep = [key, &artifact::component_key(sha256)];
+        if let Err(error) = cache.sweep(self.settings.cache_size, &keep) {
+            notes.push(format!("cannot bound the cache: {error}"));
+        }
+    }
+
+    /// The first child fetches the component, unless it was `kept`.
     fn read_remote(
         &self,
         remote: &Remote,
+        kept: Option<File>,
         notes: &mut Vec<String>,
         progress: &mut Progress<'_>,
-        besides: impl FnOnce() -> Result<(), PrepareError>,
+        besides: &Besides<'_>,
     ) -> Result<Found, PrepareError> {
-        let cache = self.cache.as_ref();
-        let sha256 = remote.sha256.as_deref();
-        let kept = cache.zip(sha256).and_then(|(cache, sha256)| {
-            let key = artifact::component_key(sha256);
-            cache.find(&key).file
-        });
         if let Some(file) = kept {
             let read = || artifact::read_all(&file).map_err(|e| load(&e));
             return self.read(progress, besides, read);
@@ -217,8 +318,8 @@ impl Workshop<'_> {
             remote.fetch(&mut bytes)?;
             Ok(bytes)
         })?;
-        let cache = cache.filter(|_| self.stores);
-        if let (Some(cache), Some(sha256)) = (cache, sha256)
+        let cache = self.cache.as_ref().filter(|_| self.stores);
+        if let (Some(cache), Some(sha256)) = (cache, remote.sha256.as_deref())
             && found.sha256 == sha256
             && let Err(error) = cache.store(&artifact::component_key(sha256), &found.component)
         {
@@ -231,7 +332,7 @@ impl Workshop<'_> {
     fn read(
         &self,
         progress: &mut Progress<'_>,
-        besides: impl FnOnce() -> Result<(), PrepareError>,
+        besides: &Besides<'_>,
         get: impl FnOnce() -> Result<Vec<u8>, PrepareError>,
     ) -> Result<Found, PrepareError> {
         let settings = self.settings;
@@ -245,21 +346,15 @@ impl Workshop<'_> {
             identify(&bytes, settings)
         })?;
         // What a child says of its file, which may have come from anywhere, is not to
-        // be believed: artifacts of other applications have such names too.
+        // be believed.
         let component = seal(component)?;
+        bounded(&component, "a component", MOST)?;
         let bytes = artifact::read_all(&component).map_err(|e| load(&e))?;
         let sha256 = artifact::sha256(&bytes);
         drop(bytes);
         let key = report.value("key")?.to_owned();
-        let is_its_own = key.split('-').next() == Some(sha256.as_str());
-        if !artifact::is_key(&key) || !is_its_own {
-            return Err(no_report());
-        }
         let world: World = report.value("world")?.parse().map_err(|()| no_report())?;
-        let concurrent = settings.limits.reuse.concurrent;
-        if world == World::Proxy && concurrent > 1 {
-            return Err(PrepareError::NotConcurrent(concurrent));
-        }
+        self.check(&key, &sha256, world)?;
         Ok(Found {
             component,
             key,
@@ -282,26 +377,15 @@ impl Workshop<'_> {
             sha256,
             world,
         } = found;
-        let cache = self.cache.as_ref();
-        let kept = cache.and_then(|cache| {
-            let lookup = cache.find(&key);
-            let refused = lookup.refused.iter();
-            // Who cannot put files there cannot remove them either.
-            notes.extend(
-                refused.map(|error| match self.stores && !error.is_shortage() {
-                    true => format!("not loaded, and removed: {error}"),
-                    false => format!("not loaded: {error}"),
-                }),
-            );
-            lookup.file
-        });
+        let kept = self.find(&key, &mut notes);
         let mut output = memory_file("wasm-artifact")?;
         let report = in_child(self.identity.as_ref(), progress, || {
             examine(&component, world, kept.as_ref(), self.settings, &mut output)
         })?;
         let cached = report.value("cached")? == "true";
         let description = Description::from_text(&report.0).ok_or_else(no_report)?;
-        let cache = cache.filter(|_| self.stores);
+        bounded(&output, "an artifact", MOST_CODE)?;
+        let cache = self.cache.as_ref().filter(|_| self.stores);
         let artifact = match (kept, cache) {
             (Some(file), _) if cached => file,
             (kept, Some(cache)) => {
@@ -318,10 +402,7 @@ impl Workshop<'_> {
             }
             (_, None) => seal(output)?,
         };
-        let size = self.settings.cache_size;
-        if let Some(Err(error)) = cache.map(|cache| cache.sweep(size, &artifact)) {
-            notes.push(format!("cannot bound the cache: {error}"));
-        }
+        self.sweep(&key, &sha256, &mut notes);
         Ok(Prepared {
             artifact,
             description,
@@ -360,209 +441,9 @@ fn cache_owner(is_root: bool) -> u32 {
     }
 }
 
-/// What a child reports: `name=value` lines.
-struct Report(String);
-
-impl Report {
-    fn value(&self, name: &str) -> Result<&str, PrepareError> {
-        self.0
-            .lines()
-            .find_map(|line| line.strip_prefix(name)?.strip_prefix('='))
-            .ok_or_else(no_report)
-    }
-}
-
-fn no_report() -> PrepareError {
-    PrepareError::Helper("it left no report".to_owned())
-}
-
-fn load(error: &LoadError) -> PrepareError {
-    PrepareError::Load(error.to_string())
-}
-
-/// First line of the report of a child whose work failed.
-const FAILED: &str = "failed\n";
-
-/// Runs `work` in a child and returns the text it makes, or its error.
-fn in_child(
-    identity: Option<&Identity>,
-    progress: &mut Progress<'_>,
-    work: impl FnOnce() -> Result<String, PrepareError>,
-) -> Result<Report, PrepareError> {
-    let mut report = memory_file("wasm-report")?;
-    let status = unit::run_child(
-        identity,
-        || {
-            let text = work().unwrap_or_else(|error| format!("{FAILED}{error}"));
-            i32::from(report.write_all(text.as_bytes()).is_err())
-        },
-        progress,
-    )
-    .map_err(system("cannot fork"))?;
-    match status {
-        Status::Exited(0) => {}
-        Status::Exited(code) => {
-            return Err(PrepareError::Helper(match code {
-                unit::CHILD_PANICKED => "it panicked".to_owned(),
-                unit::CHILD_UNCONFINED => {
-                    "it could not take on the application's user, or its own limits".to_owned()
-                }
-                code => format!("it failed with code {code}"),
-            }));
-        }
-        Status::Killed(signal) => {
-            return Err(PrepareError::Helper(format!(
-                "it was ended by signal {signal} (out of memory, CPU time or time?)"
-            )));
-        }
-    }
-    let mut text = String::new();
-    report
-        .seek(SeekFrom::Start(0))
-        .and_then(|_| report.read_to_string(&mut text))
-        .map_err(system("cannot read the helper's report"))?;
-    match text.strip_prefix(FAILED) {
-        Some(error) => Err(PrepareError::Load(error.to_owned())),
-        None => Ok(Report(text)),
-    }
-}
-
-/// Checks that the file is the right one and names its artifact.
-fn identify(component: &[u8], settings: &Settings) -> Result<String, PrepareError> {
-    artifact::check_kind(component).map_err(|e| load(&e))?;
-    let sha256 = artifact::sha256(component);
-    if let Some(wanted) = settings.sha256.as_ref().filter(|&wanted| *wanted != sha256) {
-        return Err(PrepareError::Digest {
-            found: sha256,
-            wanted: wanted.clone(),
-        });
-    }
-    let world = World::of(component).map_err(|e| load(&e))?;
-    let key = artifact::key(&sha256, world, &settings.limits).map_err(|e| load(&e))?;
-    Ok(format!("key={key}\nsha256={sha256}\nworld={world}\n"))
-}
-
-/// Compiles the component into `output`, unless the artifact in `found` will
-/// do, and describes it.
-fn examine(
-    component: &File,
-    world: World,
-    found: Option<&File>,
-    settings: &Settings,
-    output: &mut File,
-) -> Result<String, PrepareError> {
-    let found = match found.and_then(|file| artifact::read_all(file).ok()) {
-        Some(bytes) => match describe(&bytes, world, settings) {
-            // Compiling it anew gives one that fits.
-            Err(LoadError::Artifact(_)) => None,
-            other => Some(other.map_err(|e| load(&e))?),
-        },
-        None => None,
-    };
-    let (cached, description) = match found {
-        Some(description) => (true, description),
-        None => {
-            let component = artifact::read_all(component).map_err(|e| load(&e))?;
-            let bytes = artifact::compile(&component, world, &settings.limits);
-            let bytes = bytes.map_err(|e| load(&e))?;
-            let description = describe(&bytes, world, settings).map_err(|e| load(&e))?;
-            output
-                .write_all(&bytes)
-                .map_err(system("cannot write the compiled artifact"))?;
-            (false, description)
-        }
-    };
-    Ok(format!("cached={cached}\n{}", description.to_text()))
-}
-
-fn describe(bytes: &[u8], world: World, settings: &Settings) -> Result<Description, LoadError> {
-    // SAFETY: the bytes have just been compiled by this process, or come from
-    // the cache, which nobody else may write, with their checksum.
-    unsafe { artifact::describe(bytes, world, &settings.limits, &settings.grants) }
-}
-
-/// Reads a component, if that is what the file may be: somebody may put a disk image
-/// there, and processes that serve have the same memory.
-fn read_component(path: &Path) -> Result<Vec<u8>, PrepareError> {
-    let unread = |error: io::Error| PrepareError::Read(error.to_string());
-    // A pipe or a device could keep unitd waiting for ever.
-    if !fs::metadata(path).map_err(unread)?.is_file() {
-        return Err(unread(io::Error::other("not a regular file")));
-    }
-    let mut file = File::open(path).map_err(unread)?;
-    let size = file.metadata().map_err(unread)?.len();
-    let too_large = |size| {
-        let text = format!("it has {size} bytes, and a component may have {MOST}");
-        PrepareError::Read(text)
-    };
-    if size > MOST {
-        return Err(too_large(size));
-    }
-    let mut bytes = Vec::new();
-    let mut read = |bytes: &mut Vec<u8>, most| (&mut file).take(most).read_to_end(bytes);
-    read(&mut bytes, 8).map_err(unread)?;
-    artifact::check_kind(&bytes).map_err(|e| load(&e))?;
-    // It may be growing.
-    read(&mut bytes, MOST).map_err(unread)?;
-    match bytes.len() as u64 {
-        size if size > MOST => Err(too_large(size)),
-        _ => Ok(bytes),
-    }
-}
-
-fn memory_file(name: &str) -> Result<File, PrepareError> {
-    use rustix::fs::{MemfdFlags, memfd_create};
-    memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
-        .map(File::from)
-        .map_err(|e| system("cannot create a memory file")(e.into()))
-}
-
-/// Makes a memory file immutable.
-fn seal(file: File) -> Result<File, PrepareError> {
-    use rustix::fs::{SealFlags, fcntl_add_seals};
-    fcntl_add_seals(
-        &file,
-        SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL,
-    )
-    .map_err(|e| system("cannot seal the compiled artifact")(e.into()))?;
-    Ok(file)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::os::fd::AsRawFd;
-
     use super::*;
-
-    /// A file that begins so, with zeros after it.
-    fn file(beginning: &[u8], size: u64) -> File {
-        let mut file = memory_file("test").unwrap();
-        file.write_all(beginning).unwrap();
-        file.set_len(size).unwrap();
-        file
-    }
-
-    fn read(file: &File) -> Result<Vec<u8>, String> {
-        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        read_component(Path::new(&path)).map_err(|error| error.to_string())
-    }
-
-    const COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
-
-    #[test]
-    fn only_what_can_be_a_component_is_read() {
-        let bytes = read(&file(COMPONENT, 100_000)).unwrap();
-        assert!(bytes.len() == 100_000 && bytes.starts_with(COMPONENT));
-        let error = read(&file(COMPONENT, MOST + 1)).unwrap_err();
-        assert!(error.contains("536870913 bytes"), "{error}");
-        assert!(error.contains("may have 536870912"), "{error}");
-        let error = read(&file(b"#!/bin/sh", 100)).unwrap_err();
-        assert!(error.contains("not a WebAssembly file"), "{error}");
-        let error = read(&file(b"", 0)).unwrap_err();
-        assert!(error.contains("not a WebAssembly file"), "{error}");
-        let error = read_component(Path::new("/dev")).unwrap_err();
-        assert!(error.to_string().contains("not a regular file"), "{error}");
-    }
 
     #[test]
     fn of_a_process_that_was_root_only_root_owns_the_cache() {

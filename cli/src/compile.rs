@@ -161,7 +161,7 @@ fn compile(
         text.push_str(&description.to_text());
     }
     print(&text)?;
-    let removed = cache.sweep(settings.cache_size, &file);
+    let removed = cache.sweep(settings.cache_size, &[&key]);
     match removed.map_err(system("cannot bound the cache"))? {
         0 => {}
         removed => terminal::tell(&format!(
@@ -210,9 +210,8 @@ fn open(directory: &Path, unitd: u32) -> Result<Cache, CompileError> {
         false => Cache::open(directory, unitd)?,
     };
     if is_new && me != unitd {
-        std::os::unix::fs::lchown(directory, Some(unitd), None)
-            .map_err(system("cannot give the cache to unitd's user"))?;
-        return Ok(Cache::open(directory, unitd)?);
+        let given = cache.give_to(unitd);
+        return given.map_err(system("cannot give the cache to unitd's user"));
     }
     Ok(cache)
 }

@@ -182,6 +182,16 @@ impl Cache {
         })
     }
 
+    /// Makes `owner` the owner of the directory, which this process must be allowed to.
+    ///
+    /// # Errors
+    ///
+    /// What the operating system refused.
+    pub fn give_to(self, owner: u32) -> io::Result<Self> {
+        std::os::unix::fs::fchown(&self.directory, Some(owner), None)?;
+        Ok(Self { owner, ..self })
+    }
+
     /// Looks for the artifact of `key`, and marks it as used now.
     pub fn find(&self, key: &str) -> Lookup {
         let mut lookup = Lookup::default();
@@ -274,14 +284,14 @@ impl Cache {
     }
 
     /// Removes the entries that have not been used for the longest time, until
-    /// the rest has at most `most` bytes; never `keep`. Returns how many.
+    /// the rest has at most `most` bytes; never those of the keys in `keep`. Returns
+    /// how many.
     ///
     /// # Errors
     ///
     /// The directory cannot be read.
-    pub fn sweep(&self, most: u64, keep: &File) -> io::Result<usize> {
-        let keep = keep.metadata()?;
-        let mut total = keep.len();
+    pub fn sweep(&self, most: u64, keep: &[&str]) -> io::Result<usize> {
+        let mut total = 0_u64;
         let mut entries = Vec::new();
         for name in self.names()? {
             let Some(kind) = kind(&name) else {
@@ -293,10 +303,11 @@ impl Cache {
             };
             let used = metadata.modified()?;
             match kind {
-                Kind::Entry { .. } if metadata.ino() == keep.ino() => {}
-                Kind::Entry { .. } => {
+                Kind::Entry { key, .. } => {
                     total = total.saturating_add(metadata.len());
-                    entries.push((used, metadata.len(), name));
+                    if !keep.contains(&key) {
+                        entries.push((used, metadata.len(), name));
+                    }
                 }
                 Kind::Unfinished => {
                     let age = SystemTime::now().duration_since(used);

@@ -131,6 +131,36 @@ fn a_directory_of_another_user_is_refused() {
 }
 
 #[test]
+fn a_directory_is_given_away_wherever_it_is() {
+    if uid() != 0 {
+        return;
+    }
+    let folder = Folder::new();
+    let path = folder.0.join("cache");
+    let cache = folder.cache();
+    // Another one has taken its place.
+    let aside = folder.0.join("aside");
+    fs::rename(&path, &aside).unwrap();
+    fs::create_dir(&path).unwrap();
+    let cache = cache.give_to(4711).unwrap();
+    let owner = |path: &Path| fs::metadata(path).unwrap().uid();
+    assert_eq!((owner(&aside), owner(&path)), (4711, 0));
+    cache.store(&key(1), &code(b"code")).unwrap();
+    std::os::unix::fs::chown(
+        fs::read_dir(&aside)
+            .unwrap()
+            .next()
+            .unwrap()
+            .unwrap()
+            .path(),
+        Some(4711),
+        None,
+    )
+    .unwrap();
+    assert_eq!(find(&cache, &key(1)), found(b"code"));
+}
+
+#[test]
 fn what_is_no_directory_is_refused() {
     let folder = Folder::new();
     fs::write(folder.0.join("file"), "").unwrap();
@@ -253,7 +283,7 @@ fn racing_for_an_entry() {
                 assert_eq!(bytes.len(), 10_000 + usize::from(number) * 1_000);
                 assert!(bytes.iter().all(|&byte| byte == number));
             }
-            cache.sweep(15_000, &stored).unwrap();
+            cache.sweep(15_000, &[]).unwrap();
         }
     };
     std::thread::scope(|scope| {
@@ -299,25 +329,31 @@ fn the_least_recently_used_are_swept() {
     };
     // Used now, and so no longer the oldest.
     assert_eq!(find(&cache, &key(4)), found(&[0; 100]));
-    let made = cache.store(&key(5), &code(&[0; 100])).unwrap();
-    assert_eq!(cache.sweep(500, &made).unwrap(), 0);
+    cache.store(&key(5), &code(&[0; 100])).unwrap();
+    assert_eq!(cache.sweep(500, &[&key(5)]).unwrap(), 0);
     assert_eq!(left(), [1, 2, 3, 4, 5]);
-    assert_eq!(cache.sweep(499, &made).unwrap(), 1);
+    assert_eq!(cache.sweep(499, &[&key(5)]).unwrap(), 1);
     assert_eq!(left(), [1, 2, 4, 5]);
-    assert_eq!(cache.sweep(250, &made).unwrap(), 2);
+    assert_eq!(cache.sweep(250, &[&key(5)]).unwrap(), 2);
     assert_eq!(left(), [4, 5]);
     // However old, and however small the limit is.
     age(5, 1_000_000);
-    assert_eq!(cache.sweep(0, &made).unwrap(), 1);
+    assert_eq!(cache.sweep(0, &[&key(5)]).unwrap(), 1);
     assert_eq!(left(), [5]);
     assert!(others.iter().all(|path| path.exists()), "strangers removed");
+    // A component and its artifact.
+    cache.store(&key(4), &code(&[0; 100])).unwrap();
+    cache.store(&key(3), &code(&[0; 100])).unwrap();
+    age(4, 2_000_000);
+    assert_eq!(cache.sweep(0, &[&key(5), &key(4)]).unwrap(), 1);
+    assert_eq!(left(), [4, 5]);
 }
 
 #[test]
 fn what_dead_processes_leave_is_swept() {
     let folder = Folder::new();
     let cache = folder.cache();
-    let made = cache.store(&key(1), &code(b"made")).unwrap();
+    cache.store(&key(1), &code(b"made")).unwrap();
     let [old, new] = ["0", "1"].map(|digit| {
         let name = format!("{}.{}.tmp", key(1), digit.repeat(16));
         let path = folder.0.join("cache").join(name);
@@ -331,7 +367,7 @@ fn what_dead_processes_leave_is_swept() {
         .unwrap()
         .set_modified(time)
         .unwrap();
-    cache.sweep(1 << 30, &made).unwrap();
+    cache.sweep(1 << 30, &[]).unwrap();
     assert!(!old.exists());
     assert!(new.exists(), "somebody may be at it");
 }
