@@ -23,6 +23,8 @@ pub struct Account {
     pub reason: Option<Reason>,
     /// Whether that, or that it did not, says anything about the guest.
     pub tells: bool,
+    /// Whether the guest has set a response that could be sent.
+    answered: bool,
     admitted: Admitted,
 }
 
@@ -44,6 +46,7 @@ impl Account {
             status: 0,
             reason: None,
             tells: true,
+            answered: false,
             admitted: Admitted::No,
         }
     }
@@ -53,10 +56,21 @@ impl Account {
         self.admitted != Admitted::No
     }
 
+    /// The guest has set its response, with this status.
+    pub fn answer(&mut self, status: u16) {
+        self.status = status;
+        self.answered = true;
+    }
+
     fn outcome(&self) -> Outcome {
-        match self.tells {
+        let outcome = match self.tells {
             true => Outcome::of(self.reason),
             false => Outcome::Unknown,
+        };
+        match outcome {
+            // That it was not heard to the end is not its fault.
+            Outcome::Unknown if self.answered => Outcome::Good,
+            outcome => outcome,
         }
     }
 
@@ -148,5 +162,38 @@ impl fmt::Display for CostLine<'_> {
             write!(f, " instantiate={time:?}")?;
         }
         write!(f, " outbound={}", cost.outbound_requests())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_guest_that_has_answered_is_not_blamed_for_its_client() {
+        let account = |answered: bool, reason: Option<Reason>, tells: bool| {
+            let mut account = Account::declined();
+            if answered {
+                account.answer(200);
+            }
+            (account.reason, account.tells) = (reason, tells);
+            account.outcome()
+        };
+        for reason in [Reason::Delivery, Reason::Timeout] {
+            let by_client = account(true, Some(reason), false);
+            assert_eq!(by_client, Outcome::Good, "{reason}");
+        }
+        assert_eq!(account(true, Some(Reason::Drain), true), Outcome::Good);
+        assert_eq!(account(true, None, true), Outcome::Good);
+        // Its own failures stay its own.
+        assert_eq!(account(true, Some(Reason::Trap), true), Outcome::Failed);
+        assert_eq!(account(true, Some(Reason::Timeout), true), Outcome::Failed);
+        // Of one that has not answered nothing is known.
+        assert_eq!(
+            account(false, Some(Reason::Delivery), false),
+            Outcome::Unknown
+        );
+        assert_eq!(account(false, None, false), Outcome::Unknown);
+        assert_eq!(account(false, Some(Reason::Drain), true), Outcome::Unknown);
     }
 }

@@ -64,11 +64,12 @@ pub enum Admitted {
 /// What the end of a request says about its guest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It did what it should.
+    /// It did what it should, as far as anybody wanted it to.
     Good,
     /// It failed by its own fault.
     Failed,
-    /// Nothing: a client, the load or the host ended the request.
+    /// Nothing: a client, the load or the host ended the request before its guest
+    /// had answered.
     Unknown,
 }
 

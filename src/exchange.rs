@@ -195,7 +195,7 @@ impl<'a> Exchange<'a> {
             .map_err(|e| Failure::new(Reason::InvalidResponse, e.to_string()))?;
         let (parts, mut body) = response.into_parts();
         let mut head = Response::from_parts(parts, ());
-        self.note(|account| account.status = head.status().as_u16());
+        self.note(|account| account.answer(head.status().as_u16()));
         if let Some(name) = &self.service.settings.cost_header {
             let value = cost_so_far(&body.usage(), &cost);
             head.headers_mut().insert(name.clone(), value);
