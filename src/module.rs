@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, OnceLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nxt_wasm_runtime::{LoadError, Redactor, Runtime};
 use nxt_wasm_settings::{Application, Settings, files};
@@ -56,23 +56,44 @@ pub fn setup(task: &Task<'_>) {
     let _ = SETUP.set(outcome);
 }
 
+/// When to tell of what takes long: after 2 seconds, and then every 10.
+#[derive(Default)]
+struct Pace {
+    told: Option<Duration>,
+}
+
+impl Pace {
+    /// Whether to tell now, `elapsed` after the beginning.
+    fn is_due(&mut self, elapsed: Duration) -> bool {
+        let next = match self.told {
+            None => Duration::from_secs(2),
+            Some(told) => told + Duration::from_secs(10),
+        };
+        let is_due = elapsed >= next;
+        if is_due {
+            self.told = Some(elapsed);
+        }
+        is_due
+    }
+}
+
 fn set_up(task: &Task<'_>, application: &Application, app: &App) -> Result<Setup, String> {
     let mut settings =
         Settings::read(application, COMPONENT).map_err(|e| app.cannot_start(None, &e))?;
     let redactor =
         files::open(&mut settings, &application.name).map_err(|e| app.cannot_start(None, &e))?;
     let source = Source::of(&settings, application).map_err(|e| app.cannot_start(None, &e))?;
-    let mut told = Duration::ZERO;
-    let progress = |elapsed: Duration| {
-        let next = if told.is_zero() { 2 } else { 10 };
-        if elapsed >= told + Duration::from_secs(next) {
-            told = elapsed;
+    let started = Instant::now();
+    let mut pace = Pace::default();
+    // There are several children, one after the other: what counts is the time of all.
+    let progress = |_: Duration| {
+        let elapsed = started.elapsed();
+        if pace.is_due(elapsed) {
             let text = format!("preparing {source} for {}s", elapsed.as_secs());
             task.log(Level::Notice, &app.line(&text));
         }
         ControlFlow::Continue(())
     };
-    let started = std::time::Instant::now();
     let prepared = prepare::prepare(&settings, &source, application, progress)
         .map_err(|e| app.cannot_start(Some(&source), &e))?;
     for note in &prepared.notes {
@@ -139,7 +160,8 @@ fn serve(
     let failed = |error: &dyn std::fmt::Display| app.cannot_start(Some(&component), error);
     let mut membership = join_watcher(setup, app);
     let version = membership.as_mut().and_then(|m| m.begin_with.take());
-    let runtime = with_own_proc(|| load(setup, version.as_ref())).map_err(|e| failed(&e))?;
+    open_page_map();
+    let runtime = load(setup, version.as_ref()).map_err(|e| failed(&e))?;
     drop(version);
     let service = Arc::new(Service {
         app: app.clone(),
@@ -236,25 +258,25 @@ fn raise_descriptor_limit() {
     let _ = setrlimit(Resource::Nofile, limit);
 }
 
-/// Runs `work` with this process's own files in /proc open to itself.
+/// Has Wasmtime open this process's page map.
 ///
 /// A process that unitd has made nobody's is not dumpable, and so cannot open
 /// its own `/proc/self/pagemap`. Without that, Wasmtime does not see which pages
 /// a guest has written, and clears whole memories for each request: that was
 /// half of the CPU time of a small one. It opens the file once and keeps it, for
-/// all engines of the process.
-fn with_own_proc<T>(work: impl FnOnce() -> T) -> T {
+/// all engines of the process. While the process is dumpable, others of its user can
+/// trace it, so nothing else is done meanwhile.
+fn open_page_map() {
     use rustix::process::{DumpableBehavior, dumpable_behavior, set_dumpable_behavior};
     let before = dumpable_behavior();
     let opened = set_dumpable_behavior(DumpableBehavior::Dumpable);
-    let done = work();
+    nxt_wasm_runtime::open_page_map();
     if let (Ok(before), Ok(())) = (before, opened)
         && set_dumpable_behavior(before).is_err()
     {
         // The kernel's third kind can be had by default only; this is stricter.
         let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
     }
-    done
 }
 
 /// Loads the component of the application's start, or what has taken its place.
@@ -311,5 +333,23 @@ fn spawn_worker(number: usize, service: &Arc<Service>, main: &Context) {
     if let Err(error) = main.spawn(format!("wasm-worker-{number}"), work) {
         let text = format!("cannot start a worker thread: {error}");
         app.log(Level::Alert, &text);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progress_is_told_by_the_time_since_the_start() {
+        // Ten looks a second, as at a child of 100 seconds and one of 60 after it.
+        let mut pace = Pace::default();
+        let looks = (0..1600).map(|tenths| Duration::from_millis(100 * tenths));
+        let told: Vec<u64> = looks
+            .filter(|elapsed| pace.is_due(*elapsed))
+            .map(|elapsed| elapsed.as_secs())
+            .collect();
+        let expected: Vec<u64> = (0..16).map(|n| 2 + 10 * n).collect();
+        assert_eq!(told, expected);
     }
 }

@@ -54,6 +54,13 @@ pub(crate) fn for_compiling(
     Engine::new(&config).map_err(|e| LoadError::Engine(format!("{e:#}")))
 }
 
+/// Opens this process's page map, if the kernel lets it, for all engines to come. By it
+/// they know which pages a guest has written.
+pub fn open_page_map() {
+    // Finding out takes opening it, and Wasmtime keeps it open.
+    let _ = PoolingAllocationConfig::is_pagemap_scan_available();
+}
+
 /// An engine whose instance pool fits `limits` and the component.
 /// `coredumps` has traps keep what a dump of the guest needs.
 pub(crate) fn for_serving(

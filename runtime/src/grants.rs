@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
 use crate::coredump::CoredumpGrant;
@@ -118,7 +119,24 @@ impl Grants {
         Ok(())
     }
 
-    /// Adds the grants to the WASI context of one request.
+    /// Opens the directories, for all requests to come.
+    pub(crate) fn open_directories(&self) -> Result<WasiFilesystemCtx, LoadError> {
+        let mut wasi = WasiCtxBuilder::new();
+        for preopen in &self.directories {
+            let access = match preopen.access {
+                Access::ReadOnly => FsPerms::ReadOnly,
+                Access::ReadWrite => FsPerms::ReadWrite,
+            };
+            wasi.preopened_dir(&preopen.host, &preopen.guest, access)
+                .map_err(|error| LoadError::Directory {
+                    path: preopen.host.display().to_string(),
+                    error: std::io::Error::other(format!("{error:#}")),
+                })?;
+        }
+        Ok(wasi.build().filesystem().clone())
+    }
+
+    /// Adds the grants to the WASI context of one request, except for the directories.
     pub(crate) fn apply(
         &self,
         wasi: &mut WasiCtxBuilder,
@@ -126,13 +144,6 @@ impl Grants {
     ) -> wasmtime::Result<()> {
         self.sockets.apply(wasi, asking);
         wasi.envs(&self.environment);
-        for preopen in &self.directories {
-            let access = match preopen.access {
-                Access::ReadOnly => FsPerms::ReadOnly,
-                Access::ReadWrite => FsPerms::ReadWrite,
-            };
-            wasi.preopened_dir(&preopen.host, &preopen.guest, access)?;
-        }
         Ok(())
     }
 }

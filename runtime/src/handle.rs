@@ -9,6 +9,8 @@ use std::time::Instant;
 use http::{Request, Response};
 use tokio::sync::oneshot;
 use wasmtime::Store;
+use wasmtime_wasi::WasiView;
+use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 
 use crate::artifact::{self, Description};
 use crate::body::RequestBody;
@@ -43,6 +45,8 @@ pub struct Runtime {
     shared: Option<SharedPool>,
     limits: Arc<Limits>,
     grants: Grants,
+    /// The directories of the grants, opened.
+    directories: WasiFilesystemCtx,
     capabilities: Arc<Capabilities>,
     coredumps: Option<Arc<Coredumps>>,
     ticker: Ticker,
@@ -52,6 +56,8 @@ pub struct Runtime {
 struct Shared {
     limits: Arc<Limits>,
     grants: Grants,
+    /// The directories of the grants, opened.
+    directories: WasiFilesystemCtx,
     capabilities: Arc<Capabilities>,
     coredumps: Option<Arc<Coredumps>>,
 }
@@ -74,9 +80,11 @@ impl Runtime {
         grants.check()?;
         let capabilities = Arc::new(Capabilities::new(&grants)?);
         let coredumps = grants.coredumps.clone();
+        let directories = grants.open_directories()?;
         let shared = Shared {
             limits: Arc::new(limits),
             grants,
+            directories,
             capabilities,
             coredumps: coredumps.map(|grant| Arc::new(Coredumps::new(grant))),
         };
@@ -100,6 +108,7 @@ impl Runtime {
         let shared = Shared {
             limits: Arc::clone(&self.limits),
             grants: self.grants.clone(),
+            directories: self.directories.clone(),
             capabilities: Arc::clone(&self.capabilities),
             coredumps: self.coredumps.clone(),
         };
@@ -118,6 +127,7 @@ impl Runtime {
         let Shared {
             limits,
             grants,
+            directories,
             capabilities,
             coredumps,
         } = shared;
@@ -141,6 +151,7 @@ impl Runtime {
             coredumps,
             limits,
             grants,
+            directories,
             capabilities,
             ticker,
         })
@@ -211,6 +222,10 @@ impl Runtime {
         context: RequestContext,
     ) -> Result<Guest, Failure> {
         let internal = |e: wasmtime::Error| Failure::new(Reason::Trap, format!("{e:#}"));
+        // Its guest has not been asked for anything yet.
+        let no_store = |e: wasmtime::Error| {
+            Failure::new(Reason::Overload, format!("no store can be made: {e:#}"))
+        };
         if let Some(pool) = &self.shared {
             return self.share(pool, request, context);
         }
@@ -224,7 +239,7 @@ impl Runtime {
             }
             None => {
                 let store = self.new_store(&context, &meter);
-                (store.map_err(internal)?, None, 0)
+                (store.map_err(no_store)?, None, 0)
             }
         };
         let is_service = self.world == World::Service;
@@ -278,7 +293,33 @@ impl Runtime {
             capabilities,
             ..
         } = self;
-        new_store(pre.engine(), limits, grants, capabilities, context, meter)
+        let store = new_store(pre.engine(), limits, grants, capabilities, context, meter);
+        store.map(|mut store| {
+            // The descriptors are those of the process: nothing is opened.
+            *store.data_mut().ctx().ctx.filesystem() = self.directories.clone();
+            store
+        })
+    }
+
+    /// The store of a request that nobody has asked for: for benchmarks.
+    ///
+    /// # Errors
+    ///
+    /// Wasmtime's.
+    #[doc(hidden)]
+    pub fn empty_store(&self, context: &RequestContext) -> wasmtime::Result<EmptyStore> {
+        let meter = Arc::new(Meter::new(self.limits.cpu_time));
+        self.new_store(context, &meter).map(EmptyStore)
+    }
+
+    /// Makes an instance in such a store.
+    ///
+    /// # Errors
+    ///
+    /// Wasmtime's.
+    #[doc(hidden)]
+    pub async fn fill_store(&self, store: &mut EmptyStore) -> wasmtime::Result<()> {
+        self.pre.instantiate(&mut store.0).await.map(drop)
     }
 
     /// Lets the request into an instance that others may be in.
@@ -308,3 +349,7 @@ impl Runtime {
         })
     }
 }
+
+/// See [`Runtime::empty_store`].
+#[doc(hidden)]
+pub struct EmptyStore(Store<State>);

@@ -48,6 +48,7 @@ mod world;
 
 pub use body::{BodyError, FileBody, RequestBody};
 pub use coredump::CoredumpGrant;
+pub use engine::open_page_map;
 pub use error::{Failure, LoadError, Reason};
 pub use grants::{Access, Grants, Preopen};
 pub use guest::Usage;
