@@ -69,18 +69,18 @@ impl Metrics {
     /// Counts a request that is over.
     pub fn request(&self, sample: &Sample) {
         self.cells.request(sample);
-        self.changed.store(true, Ordering::Relaxed);
+        self.changed.store(true, Ordering::Release);
     }
 
     /// Counts that a request waits as there is no room for it.
     pub fn full(&self) {
         self.cells.full();
-        self.changed.store(true, Ordering::Relaxed);
+        self.changed.store(true, Ordering::Release);
     }
 
     /// Whether [`Metrics::publish`] has something to do.
     pub fn has_changed(&self, state: &State) -> bool {
-        self.changed.load(Ordering::Relaxed) || *self.published() != *state
+        self.changed.load(Ordering::Acquire) || *self.published() != *state
     }
 
     fn published(&self) -> std::sync::MutexGuard<'_, State> {
@@ -95,7 +95,9 @@ impl Metrics {
         // followed by what this one has read.
         let mut published = self.published();
         *published = *state;
-        self.changed.store(false, Ordering::Relaxed);
+        // Whoever has set it has counted before. What is counted from here on sets it
+        // again.
+        self.changed.swap(false, Ordering::AcqRel);
         self.cells.set(Gauge::InFlight, u64::from(state.in_flight));
         self.cells.set(Gauge::Slots, u64::from(state.slots));
         self.cells
