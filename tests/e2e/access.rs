@@ -16,6 +16,7 @@ pub fn cases() -> Vec<Case> {
         directory_as_an_object_read_write,
         several_directories,
         an_empty_access_object,
+        a_directory_is_opened_once,
     ]
 }
 
@@ -163,4 +164,27 @@ fn an_empty_access_object(host: &Host) {
         assert!(file(&server, "list", "/", "").starts_with("error: "));
         server.finish();
     }
+}
+
+/// Requests use what was opened when the process started, whatever becomes of its name.
+fn a_directory_is_opened_once(host: &Host) {
+    let server = with_directory(
+        host,
+        |inside| json!([{ "host": inside, "guest": "/data", "mode": "rw" }]),
+    );
+    let (before, after) = (server.data().join("in"), server.data().join("moved"));
+    fs::rename(&before, &after).unwrap();
+    assert_eq!(file(&server, "read", "/data/file.txt", ""), "inside\n");
+    assert_eq!(file(&server, "write", "/data/new.txt", "&data=x"), "ok\n");
+    assert_eq!(fs::read_to_string(after.join("new.txt")).unwrap(), "x");
+    // Each request reads the list from its beginning.
+    for _ in 0..2 {
+        let list = file(&server, "list", "/data", "");
+        assert!(
+            list.contains("file.txt") && list.contains("new.txt"),
+            "{list}"
+        );
+    }
+    fs::rename(&after, &before).unwrap();
+    server.finish();
 }

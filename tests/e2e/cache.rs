@@ -257,16 +257,25 @@ fn applications_that_race_for_an_entry(host: &Host) {
     let names = ["a", "b", "c", "d"];
     let apps = names.map(|name| cached(App::hello().named(name), &cache));
     server.apply(&Config::of(apps.clone()));
+    let compiled = |line: &str| line.contains(COMPILED);
     for _ in 0..3 {
         for app in &apps {
             answers(&server, app);
         }
         let file = the_file(&cache, "");
         fs::remove_file(file).unwrap();
-        // All of them find nothing, and compile.
-        for name in names {
-            assert!(server.restart(name).success());
+        let before = server.log.matching(compiled).len();
+        // All at once: several find nothing, and compile.
+        let host = &server;
+        thread::scope(|scope| {
+            let restarts = names.map(|name| scope.spawn(move || host.restart(name).success()));
+            assert!(restarts.into_iter().all(|restart| restart.join().unwrap()));
+        });
+        for app in &apps {
+            answers(&server, app);
         }
+        let racers = server.log.matching(compiled).len() - before;
+        assert!(racers >= 2, "{racers} applications have compiled: no race");
     }
     for app in &apps {
         answers(&server, app);

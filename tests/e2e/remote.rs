@@ -14,6 +14,8 @@ use crate::{Case, cases, secrets};
 pub fn cases() -> Vec<Case> {
     cases!["remote", All:
         a_component_is_fetched_once,
+        what_the_application_starts_from_is_not_swept,
+        an_artifact_is_enough_to_start,
         another_component_than_the_one_asked_for,
         nothing_runs_that_was_not_named,
         what_cannot_be_fetched_is_refused,
@@ -56,10 +58,35 @@ impl Elsewhere {
     fn app(&self) -> App {
         let url = self.peer.url("/component?name=hello");
         // A private cache has to be private.
-        let cache = self.dir.path().join("cache");
+        let cache = self.cache();
         App::new("hello", Path::new(&url))
             .env("UNIT_WASM_HTTP_CA", self.authority.to_str().expect("UTF-8"))
             .env(CACHE, cache.to_str().expect("UTF-8"))
+    }
+
+    fn cache(&self) -> PathBuf {
+        self.dir.path().join("cache")
+    }
+
+    /// What is kept: whether it is the component itself, and its file.
+    fn kept(&self) -> Vec<(bool, PathBuf)> {
+        let component = format!("{}-{:016x}.", digest(&guests::hello()), 0);
+        let entries = fs::read_dir(self.cache()).expect("the cache");
+        let mut kept: Vec<(bool, PathBuf)> = entries
+            .map(|entry| entry.expect("an entry").path())
+            .map(|path| (path.to_str().expect("UTF-8").contains(&component), path))
+            .collect();
+        kept.sort();
+        kept
+    }
+
+    /// The file of the component in the cache.
+    #[track_caller]
+    fn kept_component(&self) -> PathBuf {
+        let kept = self.kept();
+        let mut components = kept.iter().filter(|(is_component, _)| *is_component);
+        let (_, path) = components.next().expect("the component in the cache");
+        path.clone()
     }
 }
 
@@ -89,6 +116,64 @@ fn a_component_is_fetched_once(host: &Host) {
     // And when it is there no more.
     let Elsewhere { peer, dir, .. } = elsewhere;
     drop(peer);
+    let server = Server::start(host, app);
+    assert_serves(&server);
+    server.log.expect(&[&sha256, "artifact found in the cache"]);
+    server.finish();
+    drop(dir);
+}
+
+fn what_the_application_starts_from_is_not_swept(host: &Host) {
+    let elsewhere = Elsewhere::start();
+    let app = elsewhere.app().env(SHA256, &digest(&guests::hello()));
+    // There is room for nothing.
+    let app = app.env("UNIT_WASM_CACHE_SIZE", "1");
+    let server = Server::start(host, app.clone());
+    assert_serves(&server);
+    server.finish();
+    let kept: Vec<bool> = elsewhere.kept().iter().map(|(is, _)| *is).collect();
+    assert_eq!(kept, [false, true], "the artifact, and the component");
+    let server = Server::start(host, app);
+    assert_serves(&server);
+    server.log.expect(&["artifact found in the cache"]);
+    server.finish();
+    assert_eq!(elsewhere.kept().len(), 2);
+    assert_eq!(elsewhere.peer.requests_for("/component"), 1);
+}
+
+fn an_artifact_is_enough_to_start(host: &Host) {
+    let elsewhere = Elsewhere::start();
+    let sha256 = digest(&guests::hello());
+    let app = elsewhere.app().env(SHA256, &sha256);
+    let server = Server::start(host, app.clone());
+    assert_serves(&server);
+    server.finish();
+    // A damaged component is not believed, and said to be.
+    let component = elsewhere.kept_component();
+    fs::write(&component, b"\0asm").expect("another component");
+    let server = Server::start(host, app.clone());
+    assert_serves(&server);
+    let line = server.log.expect(&["[warn]", "not loaded", "is damaged"]);
+    assert!(line.contains(component.to_str().unwrap()), "{line}");
+    server.log.expect(&[&sha256, "artifact found in the cache"]);
+    server.finish();
+    assert_eq!(elsewhere.peer.requests_for("/component"), 1);
+    // It has been removed, and there is nothing to fetch any more.
+    let artifact = match &elsewhere.kept()[..] {
+        [(false, artifact)] => artifact.clone(),
+        kept => panic!("not one artifact: {kept:?}"),
+    };
+    // Nothing else than that artifact will do.
+    let fuel = app.clone().env("UNIT_WASM_FUEL", "1000000000");
+    let server = Server::start(host, fuel);
+    assert_serves(&server);
+    server.log.expect(&[&sha256, "compiled in"]);
+    server.finish();
+    assert_eq!(elsewhere.peer.requests_for("/component"), 2);
+    fs::remove_file(elsewhere.kept_component()).expect("no component again");
+    let Elsewhere { peer, dir, .. } = elsewhere;
+    drop(peer);
+    assert!(artifact.exists());
     let server = Server::start(host, app);
     assert_serves(&server);
     server.log.expect(&[&sha256, "artifact found in the cache"]);

@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::config::Config;
 use harness::http::{self, Request};
+use harness::proc::{self, Process};
 use harness::{App, Host, Server, guests};
 use serde_json::json;
 
@@ -26,6 +28,9 @@ pub fn cases() -> Vec<Case> {
         corrected_file_comes_up_without_spare_processes,
         corrected_configuration_comes_up,
         several_applications_fail_apart,
+        a_component_that_the_application_may_not_read,
+        the_compile_helper_is_confined,
+        an_artifact_in_memory_is_sealed,
     ]
 }
 
@@ -226,5 +231,88 @@ fn several_applications_fail_apart(host: &Host) {
         assert_eq!(server.get("/").ok().text(), "lab\n");
         assert_unavailable(&server, "bad-2");
     }
+    server.finish();
+}
+
+/// The component is read with the application's rights, not with unitd's.
+fn a_component_that_the_application_may_not_read(host: &Host) {
+    use std::os::unix::fs::PermissionsExt;
+    let (dir, path) = written(&fs::read(guests::lab()).unwrap());
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
+    assert_refused(
+        host,
+        &App::new("bad", &path),
+        &[path.to_str().unwrap(), "Permission denied"],
+    );
+    drop(dir);
+}
+
+/// What the compile helper is limited to, as its `/proc/PID/limits` has it.
+const HELPER_LIMITS: [(&str, &str); 3] = [
+    ("Max cpu time", "600"),
+    ("Max data size", "8589934592"),
+    ("Max core file size", "0"),
+];
+
+fn the_compile_helper_is_confined(host: &Host) {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    let mut server = Server::bare(host);
+    let main = server.main().pid;
+    let is_limited = |process: &Process| {
+        let text = fs::read_to_string(format!("/proc/{}/limits", process.pid));
+        let text = text.unwrap_or_default();
+        HELPER_LIMITS.iter().all(|(name, limit)| {
+            let mut lines = text.lines().filter_map(|line| line.strip_prefix(name));
+            let values = lines.next().unwrap_or_default().split_whitespace();
+            values.take(2).eq([*limit; 2])
+        })
+    };
+    let done = AtomicBool::new(false);
+    // Compiled anew: there is no cache.
+    let config = Config::of([App::lab().env("UNIT_WASM_CACHE", "off")]);
+    let seen = thread::scope(|scope| {
+        let watching = scope.spawn(|| {
+            let mut seen = Vec::new();
+            while !done.load(Ordering::Relaxed) {
+                let processes = proc::group(main).into_iter().map(|stat| stat.process);
+                for process in processes.filter(is_limited) {
+                    let uid = process.status("Uid");
+                    // Of one that has ended there is nothing to see.
+                    if !uid.is_empty() {
+                        seen.push(uid);
+                    }
+                }
+                thread::sleep(Duration::from_millis(5));
+            }
+            seen
+        });
+        server.apply(&config);
+        done.store(true, Ordering::Relaxed);
+        watching.join().unwrap()
+    });
+    assert!(!seen.is_empty(), "no helper with its limits was seen");
+    // It takes on its limits, and then the user.
+    let roots = |uid: &String| uid.split_whitespace().any(|id| id == "0");
+    let last = seen.last().unwrap();
+    assert!(!roots(last), "the helper is root: {last}");
+    assert_eq!(server.get("/").ok().text(), "lab\n");
+    server.finish();
+}
+
+/// Where there is no cache, processes map the artifact from a file in memory that
+/// nobody can change.
+fn an_artifact_in_memory_is_sealed(host: &Host) {
+    use std::os::fd::AsRawFd;
+    let server = Server::start(host, App::lab().env("UNIT_WASM_CACHE", "off"));
+    let worker = server.worker("lab");
+    let open = worker.descriptors();
+    let found = open.iter().find(|fd| fd.contains("/memfd:wasm-artifact"));
+    let found = found.unwrap_or_else(|| panic!("no artifact: {open:?}"));
+    let (number, _) = found.split_once(' ').unwrap();
+    let file = fs::File::open(format!("/proc/{}/fd/{number}", worker.pid)).unwrap();
+    // SAFETY: asks for flags of a descriptor that is open.
+    let seals = unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GET_SEALS) };
+    let all = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
+    assert_eq!(seals, all, "seals of {found}");
     server.finish();
 }
