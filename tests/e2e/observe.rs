@@ -7,6 +7,7 @@ use std::path::Path;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use harness::config::Config;
 use harness::http::{self, encode};
 use harness::launch::{free_addr, next_ip};
 use harness::load::Load;
@@ -30,13 +31,19 @@ pub fn cases() -> Vec<Case> {
         a_breaker_does_not_mind_clients,
         a_trap_leaves_a_core_dump,
         core_dumps_are_bounded,
+        a_guest_sees_its_trace,
     ];
     all.extend(cases!["observe", All:
         metrics_have_a_port_of_their_own,
         a_port_that_is_taken_is_refused,
         a_trace_goes_on_in_outbound_requests,
+        a_trace_is_kept_from_others,
+        metrics_of_outbound_requests,
+        metrics_of_full_processes,
+        metrics_of_open_breakers,
         a_composed_component_leaves_no_core_dump,
     ]);
+    all.extend(cases!["observe", Unit: the_cost_in_the_access_log]);
     all
 }
 
@@ -525,12 +532,117 @@ fn a_composed_component_leaves_no_core_dump(host: &Host) {
     server.finish();
 }
 
+const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+
+fn a_guest_sees_its_trace(host: &Host) {
+    let hex = |text: &str| -> String { text.bytes().map(|b| format!("{b:02x}")).collect() };
+    for trace in ["on", "off"] {
+        let server = Server::start(host, App::lab().env("UNIT_WASM_TRACE", trace));
+        let request = Request::get("/request")
+            .header("traceparent", TRACE)
+            .header("tracestate", "vendor=1");
+        let seen = server.send(&request).ok().text();
+        for (name, value) in [("traceparent", TRACE), ("tracestate", "vendor=1")] {
+            let line = format!("{name}={}\n", hex(value));
+            assert!(seen.contains(&line), "{seen}");
+        }
+        server.finish();
+    }
+}
+
+fn a_trace_is_kept_from_others(host: &Host) {
+    let peer = HttpPeer::plain();
+    let app = App::caps("http")
+        .env("UNIT_WASM_ALLOW_HTTP", &peer.entry())
+        .env("UNIT_WASM_HTTP_KEEP_ALIVE", "off")
+        .env("UNIT_WASM_TRACE", "off");
+    let server = Server::start(host, app);
+    let target = format!("/fetch?url={}", encode(&peer.url("/request")));
+    let request = Request::get(&target)
+        .header("traceparent", TRACE)
+        .header("tracestate", "vendor=1");
+    let seen = server.send(&request).ok().text();
+    assert!(!seen.contains("traceparent"), "{seen}");
+    assert!(!seen.contains("tracestate"), "{seen}");
+    assert_eq!(peer.requests_for("/request"), 1);
+    server.finish();
+}
+
+fn metrics_of_outbound_requests(host: &Host) {
+    let peer = HttpPeer::plain();
+    let app = App::caps("http").env("UNIT_WASM_HTTP_KEEP_ALIVE", "off");
+    let (app, addr) = measured(app.env("UNIT_WASM_ALLOW_HTTP", &peer.entry()));
+    let server = Server::start(host, app);
+    let target = format!("/fetch?url={}", encode(&peer.url("/request")));
+    let sent = || Scrape::of(addr).get("nxt_wasm_outbound_requests_total", &[]);
+    assert_eq!(sent(), 0.0);
+    for _ in 0..3 {
+        server.get(&target).ok();
+    }
+    assert_eq!(sent(), 3.0);
+    server.finish();
+}
+
+fn metrics_of_full_processes(host: &Host) {
+    let (app, addr) = measured(App::lab().env("UNIT_WASM_CONCURRENCY", "2"));
+    let server = Server::start(host, app);
+    let full = || Scrape::of(addr).get("nxt_wasm_full_total", &[]);
+    server.get("/").ok();
+    let before = full();
+    let sleepers: Vec<_> = (0..6)
+        .map(|_| {
+            let addr = server.addr();
+            thread::spawn(move || http::fetch(addr, &Request::get("/sleep?ms=500")))
+        })
+        .collect();
+    for sleeper in sleepers {
+        sleeper.join().unwrap().unwrap().ok();
+    }
+    assert!(full() > before, "{before}");
+    server.finish();
+}
+
+fn metrics_of_open_breakers(host: &Host) {
+    let (app, addr) = measured(App::lab().env(BREAKER, "1/1 1s"));
+    let server = Server::start(host, app);
+    let open = || Scrape::of(addr).get("nxt_wasm_breakers_open", &[("app", "lab")]);
+    server.get("/").ok();
+    assert_eq!(open(), 0.0);
+    assert_eq!(server.get("/trap").status(), 500);
+    assert_eq!(open(), 1.0);
+    eventually("it serves again", PATIENCE, || {
+        server.get("/").status() == 200
+    });
+    assert_eq!(open(), 0.0);
+    server.finish();
+}
+
+/// As docs/operations.md says that it can be had.
+fn the_cost_in_the_access_log(host: &Host) {
+    let mut server = Server::bare(host);
+    let path = server.dir().join("access.log");
+    let app = App::lab().env("UNIT_WASM_COST_HEADER", "x-wasm-cost");
+    let log = json!({
+        "path": path,
+        "format": "$request_line $status $response_header_x_wasm_cost",
+    });
+    server.apply(&Config::of([app]).access_log(log));
+    server.get("/").ok();
+    eventually("a line in the access log", PATIENCE, || {
+        let text = fs::read_to_string(&path).unwrap_or_default();
+        text.lines().any(|line| {
+            line.starts_with("GET / HTTP/1.1 200 cpu=") && line.contains(" instantiate=")
+        })
+    });
+    server.finish();
+}
+
 fn a_trace_goes_on_in_outbound_requests(host: &Host) {
     let peer = HttpPeer::plain();
     let app = App::caps("http").env("UNIT_WASM_HTTP_KEEP_ALIVE", "off");
     let server = Server::start(host, app.env("UNIT_WASM_ALLOW_HTTP", &peer.entry()));
     let target = format!("/fetch?url={}", encode(&peer.url("/request")));
-    let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    let parent = TRACE;
     let request = Request::get(&target)
         .header("traceparent", parent)
         .header("tracestate", "vendor=1")

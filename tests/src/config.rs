@@ -17,6 +17,7 @@ pub struct Config {
     /// The applications.
     pub apps: Vec<App>,
     max_body_size: Option<u64>,
+    access_log: Option<Value>,
     file: Option<Value>,
 }
 
@@ -26,6 +27,7 @@ impl Config {
         Self {
             apps: apps.into_iter().collect(),
             max_body_size: None,
+            access_log: None,
             file: None,
         }
     }
@@ -58,6 +60,7 @@ impl Config {
         Self {
             apps,
             max_body_size: None,
+            access_log: None,
             file: Some(json),
         }
     }
@@ -81,6 +84,13 @@ impl Config {
         self
     }
 
+    /// Has Unit keep an access log.
+    #[must_use]
+    pub fn access_log(mut self, log: Value) -> Self {
+        self.access_log = Some(log);
+        self
+    }
+
     /// The JSON, with the listeners at the given addresses.
     pub fn json(&self, host: &Host, cache: &Path, addrs: &BTreeMap<String, SocketAddr>) -> Value {
         if let Some(json) = &self.file {
@@ -99,11 +109,15 @@ impl Config {
         if let Some(bytes) = self.max_body_size {
             http["max_body_size"] = bytes.into();
         }
-        json!({
+        let mut config = json!({
             "listeners": listeners,
             "applications": applications,
             "settings": { "http": http },
-        })
+        });
+        if let Some(log) = &self.access_log {
+            config["access_log"] = log.clone();
+        }
+        config
     }
 }
 
