@@ -181,6 +181,7 @@ fn components(options: &Options) -> Map<String, Value> {
         ("UNIT_WASM_CPU_TIME", "100ms"),
         ("UNIT_WASM_TIMEOUT", "5s"),
         ("UNIT_WASM_IDLE_TIMEOUT", "5s"),
+        ("UNIT_WASM_RESPONSE_TIMEOUT", "5s"),
         ("UNIT_WASM_STACK", "256KiB"),
         ("UNIT_WASM_OUTPUT", "16KiB"),
     ];

@@ -24,12 +24,30 @@ pub fn measure(options: &Options, peers: &Peers) -> Vec<Line> {
             continue;
         }
         eprintln!("{row}");
-        let mut ours = None;
-        for who in [Who::Ours, Who::Native, Who::Module] {
-            if peers.server(who, app).is_none() {
-                continue;
+        let peers_there: Vec<Who> = [Who::Ours, Who::Native, Who::Module]
+            .into_iter()
+            .filter(|who| peers.server(*who, app).is_some())
+            .collect();
+        let mut all: Vec<Result<Vec<f64>, String>> = peers_there
+            .iter()
+            .map(|who| warm_up(peers, *who, app).map(|()| Vec::new()))
+            .collect();
+        for _ in 0..options.rounds {
+            for (who, times) in peers_there.iter().zip(&mut all) {
+                let time = match times {
+                    Ok(_) => time(peers, *who, app),
+                    Err(_) => continue,
+                };
+                match (time, &mut *times) {
+                    (Ok(time), Ok(times)) => times.push(time),
+                    (Err(why), times) => *times = Err(why),
+                    (Ok(_), Err(_)) => {}
+                }
             }
-            lines.push(match times(options, peers, who, app) {
+        }
+        let mut ours = None;
+        for (who, times) in peers_there.into_iter().zip(all) {
+            lines.push(match times {
                 Err(why) => Line::failed(row, who.name(), &why),
                 Ok(times) => {
                     let middle = median(times);
@@ -46,18 +64,18 @@ pub fn measure(options: &Options, peers: &Peers) -> Vec<Line> {
     lines
 }
 
-fn times(options: &Options, peers: &Peers, who: Who, app: &str) -> Result<Vec<f64>, String> {
+/// The very first request also starts the prototype, and may compile.
+fn warm_up(peers: &Peers, who: Who, app: &str) -> Result<(), String> {
     let server = peers.server(who, app).ok_or("no such application")?;
-    let load = Load::get("/");
-    // The very first also starts the prototype, and may compile.
-    wrk::ask(&server, &load)?;
-    let mut times = Vec::new();
-    for _ in 0..options.rounds {
-        wait_for(IDLE, || peers.processes(who, app).is_empty().then_some(()))
-            .ok_or("its idle process does not end")?;
-        let begin = Instant::now();
-        wrk::ask(&server, &load)?;
-        times.push(begin.elapsed().as_secs_f64() * 1000.0);
-    }
-    Ok(times)
+    wrk::ask(&server, &Load::get("/")).map(drop)
+}
+
+/// Once the process that was there has gone.
+fn time(peers: &Peers, who: Who, app: &str) -> Result<f64, String> {
+    let server = peers.server(who, app).ok_or("no such application")?;
+    wait_for(IDLE, || peers.processes(who, app).is_empty().then_some(()))
+        .ok_or("its idle process does not end")?;
+    let begin = Instant::now();
+    wrk::ask(&server, &Load::get("/"))?;
+    Ok(begin.elapsed().as_secs_f64() * 1000.0)
 }

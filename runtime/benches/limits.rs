@@ -1,6 +1,7 @@
-//! What stores, instances and each limit cost by themselves: Wasmtime as this
-//! crate configures it, with one limit after the other. `handle` has whole
-//! requests.
+//! What stores, instances and each limit cost by themselves. `store` and `instantiate`
+//! are what this crate does for a request. Most limits cannot be off there, so
+//! `wasmtime store` and `wasmtime instantiate` have Wasmtime alone, with an equal pool
+//! and one limit after the other. `handle` has whole requests.
 
 #![allow(
     missing_docs,
@@ -8,11 +9,15 @@
     reason = "a benchmark may fail loudly"
 )]
 
+#[allow(dead_code, reason = "each benchmark uses a part of it")]
+mod guest;
+
 use std::hint::black_box;
 use std::path::Path;
 use std::time::Duration;
 
 use criterion::{BatchSize, Criterion, criterion_group, criterion_main};
+use guest::{Guest, HELLO, steps};
 use wasmtime::component::{Component, Linker, ResourceTable};
 use wasmtime::{
     Collector, Config, Enabled, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store,
@@ -174,8 +179,8 @@ fn store(engine: &Engine, on: On) -> Store<Host> {
     store
 }
 
-fn stores(c: &mut Criterion) {
-    let mut group = c.benchmark_group("store");
+fn bare_stores(c: &mut Criterion) {
+    let mut group = c.benchmark_group("wasmtime store");
     for (name, on) in STEPS {
         let engine = engine(on);
         group.bench_function(name, |b| b.iter(|| store(black_box(&engine), on)));
@@ -194,12 +199,12 @@ fn hello(engine: &Engine) -> ProxyPre<Host> {
 }
 
 /// Making an instance, and giving it back; the store is not counted in.
-fn instances(c: &mut Criterion) {
+fn bare_instances(c: &mut Criterion) {
     let tokio = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .expect("an event loop");
-    let mut group = c.benchmark_group("instantiate");
+    let mut group = c.benchmark_group("wasmtime instantiate");
     for (name, on) in STEPS {
         let engine = engine(on);
         let pre = hello(&engine);
@@ -219,11 +224,47 @@ fn instances(c: &mut Criterion) {
     group.finish();
 }
 
+fn stores(c: &mut Criterion) {
+    let mut group = c.benchmark_group("store");
+    for (name, limits, grants) in steps() {
+        let Guest {
+            runtime, context, ..
+        } = Guest::load(HELLO, limits, grants);
+        group.bench_function(name, |b| {
+            b.iter(|| runtime.empty_store(black_box(&context)).expect("a store"));
+        });
+    }
+    group.finish();
+}
+
+fn instances(c: &mut Criterion) {
+    let mut group = c.benchmark_group("instantiate");
+    for (name, limits, grants) in steps() {
+        let Guest {
+            runtime,
+            context,
+            tokio,
+        } = Guest::load(HELLO, limits, grants);
+        group.bench_function(name, |b| {
+            b.iter_batched(
+                || runtime.empty_store(&context).expect("a store"),
+                |mut store| {
+                    let made = tokio.block_on(runtime.fill_store(&mut store));
+                    made.expect("an instance");
+                    drop(store);
+                },
+                BatchSize::PerIteration,
+            );
+        });
+    }
+    group.finish();
+}
+
 criterion_group! {
     name = benches;
     config = Criterion::default()
         .warm_up_time(Duration::from_millis(500))
         .measurement_time(Duration::from_secs(3));
-    targets = stores, instances
+    targets = stores, instances, bare_stores, bare_instances
 }
 criterion_main!(benches);
