@@ -51,9 +51,15 @@ pub fn check(addr: SocketAddr) -> io::Result<()> {
     bind(addr).map(drop)
 }
 
-/// Answers at `addr`, until it is dropped.
-pub async fn listen(addr: SocketAddr, service: Arc<Service>) {
-    let listener = match bind(addr).and_then(|socket| socket.listen(64)) {
+/// Listens at `addr`, from now on, and answers until it is dropped.
+pub fn listen(addr: SocketAddr, service: Arc<Service>) -> impl Future<Output = ()> {
+    // Not when it is first polled: who has had an answer of the application, may ask.
+    let listener = bind(addr).and_then(|socket| socket.listen(64));
+    answer_all(addr, listener, service)
+}
+
+async fn answer_all(addr: SocketAddr, listener: io::Result<TcpListener>, service: Arc<Service>) {
+    let listener = match listener {
         Ok(listener) => listener,
         Err(error) => {
             let text = format!("no metrics: cannot listen at {addr} (UNIT_WASM_METRICS): {error}");

@@ -291,7 +291,7 @@ fn a_broken_component_changes_nothing(host: &Host) {
 fn an_application_that_does_not_answer_is_taken_back(host: &Host) {
     let site = Site::start(host);
     let nothing = site.config();
-    let failing = ["--route", "/*", "--probe", "/trap", "--probe-timeout", "1s"];
+    let failing = ["--route", "/*", "--probe", "/trap", "--probe-timeout", "5s"];
     let ran = site.deploy(&lab(), "lab", &failing).code(1);
     assert!(ran.err.contains("GET /trap at "), "{ran:?}");
     assert!(ran.err.contains("status 500"), "{ran:?}");
@@ -603,7 +603,7 @@ fn routes_that_others_change_meanwhile_stay(host: &Host) {
         "--env",
         "VERSION=3",
         "--probe-timeout",
-        "1s",
+        "5s",
     ];
     deploy(&trap, "/trap").code(1);
     let now = paths();
@@ -680,7 +680,7 @@ fn a_listener_is_made(host: &Host) {
         "--route",
         "/*",
     ];
-    let failing = [&wanted[..], &["--probe", "/trap", "--probe-timeout", "1s"]].concat();
+    let failing = [&wanted[..], &["--probe", "/trap", "--probe-timeout", "5s"]].concat();
     let ran = site.deploy(&lab(), "lab", &failing).code(1);
     assert!(ran.err.contains("status 500"), "{ran:?}");
     let config = site.config();

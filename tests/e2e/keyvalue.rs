@@ -270,7 +270,11 @@ fn files_are_shared_by_processes_and_outlive_them(host: &Host) {
         assert_eq!(value, Some(n.to_string()));
     }
     server.expect_new_workers();
-    server.restart("caps-keyvalue");
+    let old = server.workers("keyvalue");
+    assert!(server.restart("keyvalue").success());
+    eventually("the old processes are gone", PATIENCE, || {
+        old.iter().all(|process| !process.alive())
+    });
     assert_eq!(get(&server, "", "key39").as_deref(), Some("39"));
     let listed = ask(&server, "/kv/list-all");
     assert_eq!(listed.lines().count(), 41, "{listed}");

@@ -217,7 +217,6 @@ fn a_restart_reads_the_file_again(host: &Host) {
     );
     server.expect_new_workers();
     assert!(server.restart("secrets").success());
-    server.await_worker("secrets");
     let now = || server.get("/secret?name=token").ok().text();
     harness::eventually("the new value", std::time::Duration::from_secs(30), || {
         now() == "changed-since-then"

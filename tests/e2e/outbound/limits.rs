@@ -48,7 +48,7 @@ fn requests_in_flight_of_a_process(host: &Host) {
     let peer = HttpPeer::plain();
     let settings = [(ALLOW, &*peer.entry()), ("UNIT_WASM_HTTP_CONCURRENCY", "4")];
     let server = start(host, &settings);
-    let counts = fetch_many(&server, &peer.url("/slow?ms=1000"), 10, 10);
+    let counts = fetch_many(&server, &peer.url("/slow?ms=4000"), 10, 10);
     assert_eq!(line(&counts, "200"), "4", "{counts}");
     assert!(
         counts.contains("ErrorCode::ConnectionLimitReached=6\n"),
@@ -58,7 +58,7 @@ fn requests_in_flight_of_a_process(host: &Host) {
     server.log.expect(&["[warn]", "UNIT_WASM_HTTP_CONCURRENCY"]);
     // Of all guests together.
     let addr = server.addr();
-    let target = target(&peer.url("/slow?ms=1000"), "");
+    let target = target(&peer.url("/slow?ms=4000"), "");
     let reports: Vec<String> = thread::scope(|scope| {
         let fetch = || {
             http::fetch(addr, &Request::get(&target))
@@ -156,7 +156,7 @@ fn the_next_byte_takes_no_longer_than_allowed(host: &Host) {
     let peer = HttpPeer::plain();
     let settings = [
         (ALLOW, "127.0.0.0/8:*"),
-        ("UNIT_WASM_HTTP_BETWEEN_BYTES_TIMEOUT", "700ms"),
+        ("UNIT_WASM_HTTP_BETWEEN_BYTES_TIMEOUT", "2s"),
     ];
     let server = start(host, &settings);
     let url = peer.url("/pieces?n=2&size=10&ms=60000");
@@ -164,8 +164,8 @@ fn the_next_byte_takes_no_longer_than_allowed(host: &Host) {
     assert_eq!(line(&report, "length"), "10");
     assert_error(&report, "ConnectionReadTimeout");
     // It is for each silence, not for all of the body.
-    let report = fetch(&server, &peer.url("/pieces?n=8&size=10&ms=200"), "");
-    assert_eq!(line(&report, "length"), "80", "{report}");
+    let report = fetch(&server, &peer.url("/pieces?n=12&size=10&ms=200"), "");
+    assert_eq!(line(&report, "length"), "120", "{report}");
     assert!(!report.contains("error"), "{report}");
     server.finish();
 }
