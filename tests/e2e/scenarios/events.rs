@@ -14,7 +14,7 @@ use harness::http;
 use harness::load::{self, Client};
 use harness::peers::process::DatabasePeer;
 use harness::peers::{RawPeer, raw};
-use harness::{Host, Request, Server, eventually, guests, wait_for};
+use harness::{Host, Request, Response, Server, eventually, guests, wait_for};
 use serde_json::{Value, json};
 
 use crate::access::make_directory;
@@ -31,6 +31,12 @@ pub fn cases() -> Vec<Case> {
         only_the_gateway_reaches_the_endpoint,
         who_is_killed_before_the_acknowledgement_pushes_again,
         what_the_store_has_lost_holds_up_nothing,
+        several_lost_in_a_row_make_room,
+        what_unfolds_in_memory_is_delivered,
+        what_not_every_parser_takes_is_refused,
+        topics_are_apart,
+        a_broken_topic_holds_up_no_other,
+        there_are_so_many_topics_and_subscribers,
         nothing_is_lost_when_workers_are_killed,
     ];
     all.extend(cases!["scenarios::events", Redis:
@@ -224,15 +230,30 @@ fn subscribe(server: &Server) {
 /// Has the server push to `url` what is published.
 #[track_caller]
 fn subscribe_at(server: &Server, name: &str, url: &str) {
-    let target = format!("/topics/measurements/subscribers/{name}");
+    subscribe_to(server, "measurements", name, url).ok();
+}
+
+fn subscribe_to(server: &Server, topic: &str, name: &str, url: &str) -> Response {
+    let target = format!("/topics/{topic}/subscribers/{name}");
     let body = json!({ "url": url }).to_string();
-    ask(server, SERVER, &Request::with_body("PUT", target, body)).ok();
+    ask(server, SERVER, &Request::with_body("PUT", target, body))
+}
+
+/// Has the server store something itself.
+fn publish_to(server: &Server, topic: &str, events: &str) -> Response {
+    let target = format!("/topics/{topic}/events");
+    ask(server, SERVER, &Request::post(target, events))
 }
 
 /// How many entries a subscriber has still to get.
 #[track_caller]
 fn pending(server: &Server, name: &str) -> Value {
-    let text = ask(server, SERVER, &Request::get("/topics/measurements")).ok();
+    pending_of(server, "measurements", name)
+}
+
+#[track_caller]
+fn pending_of(server: &Server, topic: &str, name: &str) -> Value {
+    let text = ask(server, SERVER, &Request::get(format!("/topics/{topic}"))).ok();
     let topic: Value = serde_json::from_slice(&text.body).expect("JSON");
     topic["subscribers"][name]["pending"].clone()
 }
@@ -481,6 +502,188 @@ fn what_the_store_has_lost_holds_up_nothing(host: &Host) {
         .expect(&["the store has lost entry 1 of measurements"]);
     publish(&server, &["3"]);
     endpoint.expect(&["0", "2", "3"]);
+    server.finish();
+}
+
+/// Nobody has got past them: new events take their places, all but the last.
+fn several_lost_in_a_row_make_room(host: &Host) {
+    let endpoint = Endpoint::start();
+    let server = start(host, &endpoint, &[]);
+    publish(&server, &["0", "1", "2", "3"]);
+    for number in [1, 2] {
+        let lost = format!("events/event:measurements:{number:012}");
+        fs::remove_file(server.data().join(lost)).expect("an entry of the log");
+    }
+    subscribe(&server);
+    endpoint.expect(&["0"]);
+    publish(&server, &["4"]);
+    endpoint.expect(&["0", "4", "3"]);
+    server
+        .log
+        .expect(&["the store has lost entry 2 of measurements"]);
+    server.finish();
+}
+
+/// A JSON text of about `size` bytes which `serde_json` would make values of that
+/// are some 80 times as large.
+fn unfolding(size: usize) -> String {
+    const DEPTH: usize = 100;
+    let one = format!("{}1{}", "{\"\":".repeat(DEPTH), "}".repeat(DEPTH));
+    let all = vec![one; size / (5 * DEPTH)];
+    format!("[{}]", all.join(","))
+}
+
+fn what_unfolds_in_memory_is_delivered(host: &Host) {
+    let endpoint = Endpoint::start();
+    endpoint.refuse(true);
+    let server = start(host, &endpoint, &[]);
+    subscribe(&server);
+    // As large as telemetry takes it, and as the server does.
+    let data = unfolding(60_000);
+    let mut ids = numbered("through", 6);
+    for id in &ids {
+        let body = format!("{{\"id\":\"{id}\",\"data\":{data}}}");
+        let answer = ask(&server, TELEMETRY, &Request::post("/measurements", body));
+        assert_eq!(answer.status(), 202, "{}", answer.text());
+    }
+    let data = unfolding(120_000);
+    for id in numbered("direct", 6) {
+        let events = format!("[{{\"id\":\"{id}\",\"sequence\":\"mine\",\"data\":{data}}}]");
+        let answer = publish_to(&server, "measurements", &events);
+        assert_eq!(answer.status(), 201, "{}", answer.text());
+        ids.push(id);
+    }
+    endpoint.refuse(false);
+    drain(&server);
+    endpoint.expect(&ids);
+    let events = endpoint.events();
+    let data: Value = serde_json::from_str(&data).expect("JSON");
+    assert!(events.last().expect("an event")["data"] == data);
+    let sequence = |event: &Value| event["sequence"].as_str().map(str::to_owned);
+    let sequences: Vec<_> = events.iter().map(sequence).collect();
+    let expected: Vec<_> = (0..12).map(|n| Some(format!("{n:012}.000"))).collect();
+    assert_eq!(sequences, expected);
+    server.finish();
+}
+
+/// An endpoint that cannot read an event would never take what comes after it.
+fn what_not_every_parser_takes_is_refused(host: &Host) {
+    let endpoint = Endpoint::start();
+    let server = start(host, &endpoint, &[]);
+    subscribe(&server);
+    let deep = format!("{}{}", "[".repeat(1000), "]".repeat(1000));
+    for data in [deep.as_str(), "1e999", "\"\\ud800\"", "\"\u{1}\""] {
+        let body = format!("{{\"id\":\"x\",\"data\":{data}}}");
+        let answer = publish_to(&server, "measurements", &format!("[{body}]"));
+        assert_eq!(answer.status(), 400, "{data:.20}: {}", answer.text());
+        let answer = ask(&server, TELEMETRY, &Request::post("/measurements", body));
+        assert_eq!(answer.status(), 400, "{data:.20}: {}", answer.text());
+    }
+    for events in ["[[\"x\"]]", "[{\"id\":[\"x\"]}]", "{\"id\":\"x\"}", "[]"] {
+        let answer = publish_to(&server, "measurements", events);
+        assert_eq!(answer.status(), 400, "{events}: {}", answer.text());
+    }
+    publish(&server, &["good"]);
+    endpoint.expect(&["good"]);
+    server.finish();
+}
+
+fn topics_are_apart(host: &Host) {
+    let endpoint = Endpoint::start();
+    let archive = Endpoint::start();
+    let addr = archive.addr().to_string();
+    let server = start(host, &endpoint, &[("127.0.0.1:9001", &addr)]);
+    endpoint.refuse(true);
+    archive.refuse(true);
+    subscribe(&server);
+    // The same name in another topic is another subscriber.
+    let url = format!("http://{addr}/archive");
+    subscribe_to(&server, "alarms", "gateway", &url).ok();
+    publish(&server, &["m-0", "m-1", "m-2"]);
+    for id in ["a-0", "a-1"] {
+        let answer = publish_to(&server, "alarms", &format!("[{{\"id\":\"{id}\"}}]"));
+        assert_eq!(answer.status(), 201, "{}", answer.text());
+    }
+    assert_eq!(pending(&server, "gateway"), 3);
+    assert_eq!(pending_of(&server, "alarms", "gateway"), 2);
+
+    // One round delivers what is there in both, and each has numbers of its own.
+    endpoint.refuse(false);
+    archive.refuse(false);
+    drain(&server);
+    endpoint.expect(&["m-0", "m-1", "m-2"]);
+    archive.expect(&["a-0", "a-1"]);
+    assert_eq!(archive.events()[0]["sequence"], "000000000000.000");
+    assert_eq!(endpoint.events()[0]["sequence"], "000000000000.000");
+
+    // Who leaves one is still in the other.
+    let gone = Request::new("DELETE", "/topics/alarms/subscribers/gateway");
+    ask(&server, SERVER, &gone).ok();
+    publish_to(&server, "alarms", "[{\"id\":\"a-2\"}]");
+    publish(&server, &["m-3"]);
+    drain(&server);
+    endpoint.expect(&["m-0", "m-1", "m-2", "m-3"]);
+    archive.expect(&["a-0", "a-1"]);
+    server.finish();
+}
+
+fn a_broken_topic_holds_up_no_other(host: &Host) {
+    let endpoint = Endpoint::start();
+    endpoint.refuse(true);
+    let server = start(host, &endpoint, &[]);
+    // It is the first on the list.
+    publish_to(&server, "broken", "[{\"id\":\"x\"}]");
+    subscribe_to(&server, "broken", "one", "http://127.0.0.1:9001/");
+    subscribe(&server);
+    publish(&server, &["good"]);
+    let record = server.data().join("events/topic:broken");
+    assert!(fs::exists(&record).expect("the store"));
+    fs::write(&record, "nonsense").expect("the record");
+    endpoint.refuse(false);
+    eventually("the other is delivered", PATIENCE, || {
+        let answer = ask(&server, SERVER, &Request::post("/deliver", ""));
+        assert_eq!(answer.status(), 503);
+        let text = answer.text();
+        assert!(
+            text.starts_with("broken: a value in the store is broken"),
+            "{text}"
+        );
+        !endpoint.events().is_empty()
+    });
+    endpoint.expect(&["good"]);
+    assert_eq!(pending(&server, "gateway"), 0);
+    server.finish();
+}
+
+fn there_are_so_many_topics_and_subscribers(host: &Host) {
+    let endpoint = Endpoint::start();
+    let server = start(host, &endpoint, &[]);
+    let url = "http://127.0.0.1:9001/";
+    for number in 0..8 {
+        subscribe_to(&server, "measurements", &format!("s-{number}"), url).ok();
+    }
+    let answer = subscribe_to(&server, "measurements", "s-8", url);
+    assert_eq!(answer.status(), 409);
+    assert_eq!(answer.text(), "There are too many subscribers.\n");
+    // Who is there already may say so again, and who leaves makes room.
+    subscribe_to(&server, "measurements", "s-7", url).ok();
+    let gone = Request::new("DELETE", "/topics/measurements/subscribers/s-7");
+    ask(&server, SERVER, &gone).ok();
+    subscribe_to(&server, "measurements", "s-8", url).ok();
+
+    let event = "[{\"id\":\"x\"}]";
+    for number in 1..64 {
+        let answer = publish_to(&server, &format!("t-{number}"), event);
+        assert_eq!(answer.status(), 201, "{number}: {}", answer.text());
+    }
+    for answer in [
+        publish_to(&server, "t-64", event),
+        subscribe_to(&server, "t-64", "s", url),
+    ] {
+        assert_eq!(answer.status(), 409);
+        assert_eq!(answer.text(), "There are too many topics.\n");
+    }
+    assert_eq!(publish_to(&server, "t-63", event).status(), 201);
     server.finish();
 }
 

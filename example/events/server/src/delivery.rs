@@ -4,9 +4,9 @@ use std::cell::Cell;
 use std::time::{Duration, Instant, SystemTime};
 
 use futures::future::join_all;
-use serde_json::Value;
 
 use crate::bindings::wasi::http::types::Method;
+use crate::event::Batch;
 use crate::http::{self, BATCH};
 use crate::log::key;
 use crate::store::Store;
@@ -53,7 +53,7 @@ struct Turn {
 
 /// Entries that go together.
 struct Entries {
-    events: Vec<Value>,
+    events: Batch,
     /// The number after the last one.
     next: u64,
     /// Whether there may be more of them by now.
@@ -143,7 +143,7 @@ impl<'a> Delivery<'a> {
         let floor = self.delete(topic, turn.done)?;
         loop {
             let entries = self.read(topic, turn.cursor)?;
-            let pushed = self.push(topic, &turn.url, &entries.events).await;
+            let pushed = self.push(&turn.url, entries.events).await;
             if let Err(why) = &pushed {
                 eprintln!("server: pushing {topic} to {name}: {why}");
             }
@@ -185,7 +185,7 @@ impl<'a> Delivery<'a> {
             .collect();
         let values = self.store.get_many(&keys)?;
         let mut entries = Entries {
-            events: Vec::new(),
+            events: Batch::default(),
             next: cursor,
             more: false,
         };
@@ -204,22 +204,26 @@ impl<'a> Delivery<'a> {
         Ok(entries)
     }
 
-    async fn push(&self, topic: &str, url: &str, events: &[Value]) -> Result<(), String> {
-        if events.is_empty() {
+    async fn push(&self, url: &str, events: Batch) -> Result<(), String> {
+        let count = events.count();
+        let Some(body) = events.body() else {
             return Ok(());
-        }
+        };
         self.pushes.set(self.pushes.get() + 1);
-        let body = serde_json::to_vec(events).map_err(|error| format!("{topic}: {error}"))?;
         let (status, _) = http::send(&Method::Post, url, BATCH, body, PUSH_MS).await?;
         if !(200..300).contains(&status) {
             return Err(format!("status {status}"));
         }
-        self.events.set(self.events.get() + events.len());
+        self.events.set(self.events.get() + count);
         Ok(())
     }
 
     fn is_over(&self) -> bool {
-        self.pushes.get() >= MOST_PUSHES || self.begin.elapsed() > BUDGET
+        self.pushes.get() >= MOST_PUSHES || self.is_late()
+    }
+
+    pub fn is_late(&self) -> bool {
+        self.begin.elapsed() > BUDGET
     }
 }
 
@@ -238,15 +242,10 @@ impl Subscriber {
 }
 
 impl Entries {
-    /// Adds the events of an entry, each with its place in the topic.
+    /// Adds what comes next in the log.
     fn add(&mut self, entry: &[u8]) {
-        let events: Vec<Value> = serde_json::from_slice(entry).unwrap_or_else(|error| {
+        if let Err(error) = self.events.add(self.next, entry) {
             eprintln!("server: entry {} is broken: {error}", self.next);
-            Vec::new()
-        });
-        for (index, mut event) in events.into_iter().enumerate() {
-            event["sequence"] = format!("{:012}.{index:03}", self.next).into();
-            self.events.push(event);
         }
         self.next += 1;
     }

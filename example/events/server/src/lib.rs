@@ -32,6 +32,7 @@ mod bindings {
 }
 
 mod delivery;
+mod event;
 mod log;
 mod store;
 mod topic;
@@ -42,13 +43,12 @@ use crate::bindings::exports::wasi::http::handler::Guest;
 use crate::bindings::wasi::http::types::Request;
 use crate::delivery::Delivery;
 use crate::http::{Answer, respond, respond_then};
-use crate::store::Store;
+use crate::store::{Refusal, Store};
 use crate::topic::Topic;
 
 bindings::export!(Server with_types_in bindings);
 
 const MOST_BYTES: usize = 128 * 1024;
-const MOST_EVENTS: usize = 100;
 const LONGEST_NAME: usize = 64;
 
 struct Server;
@@ -89,6 +89,13 @@ fn told(outcome: Result<Value, String>) -> Answer {
     }
 }
 
+fn refused(why: Refusal) -> Answer {
+    match why {
+        Refusal::TooMany(text) => respond(409, text),
+        Refusal::NotNow(why) => not_now(&why),
+    }
+}
+
 fn not_now(why: &str) -> Answer {
     eprintln!("server: {why}");
     respond(503, &format!("{why}\n"))
@@ -100,31 +107,21 @@ async fn store_events(topic: &str, request: Request) -> Answer {
         Ok(body) => body,
         Err(answer) => return answer,
     };
-    if let Err(why) = check(&body) {
+    if let Err(why) = event::check(&body) {
         return respond(400, &why);
     }
-    let stored = Store::open().and_then(|store| log::append(&store, topic, &body));
-    match stored {
+    match append(topic, &body) {
         Ok(entry) => respond_then(
             201,
             &format!("{}\n", json!({ "entry": entry })),
             deliver(topic.to_string()),
         ),
-        Err(why) => not_now(&why),
+        Err(why) => refused(why),
     }
 }
 
-/// Whether that is a list of events, each with an id.
-fn check(body: &[u8]) -> Result<(), String> {
-    let all: Vec<Value> =
-        serde_json::from_slice(body).map_err(|error| format!("Not a list: {error}.\n"))?;
-    if all.is_empty() || all.len() > MOST_EVENTS {
-        return Err(format!("1 to {MOST_EVENTS} events at a time.\n"));
-    }
-    match all.iter().all(|event| event["id"].is_string()) {
-        true => Ok(()),
-        false => Err("Every event has an id, which is a string.\n".into()),
-    }
+fn append(topic: &str, events: &[u8]) -> Result<u64, Refusal> {
+    log::append(&Store::open()?, topic, events)
 }
 
 async fn subscribe(topic: &str, name: &str, request: Request) -> Answer {
@@ -136,17 +133,19 @@ async fn subscribe(topic: &str, name: &str, request: Request) -> Answer {
     let Some(url) = body["url"].as_str() else {
         return respond(400, "A subscriber has a url.\n");
     };
-    let subscribed = Store::open().and_then(|store| Topic::subscribe(&store, topic, name, url));
-    match subscribed {
+    match add_subscriber(topic, name, url) {
         // It gets what is there already.
-        Ok(true) => respond_then(
+        Ok(()) => respond_then(
             200,
             &format!("{}\n", json!({ "subscribed": true })),
             deliver(topic.to_string()),
         ),
-        Ok(false) => respond(409, "There are too many subscribers.\n"),
-        Err(why) => not_now(&why),
+        Err(why) => refused(why),
     }
+}
+
+fn add_subscriber(topic: &str, name: &str, url: &str) -> Result<(), Refusal> {
+    Topic::subscribe(&Store::open()?, topic, name, url)
 }
 
 fn unsubscribe(topic: &str, name: &str) -> Result<(), String> {
@@ -182,16 +181,34 @@ async fn deliver(topic: String) {
 
 /// One round through all topics: how many events were delivered, and how many
 /// entries of the logs are still to be, added up over all subscribers.
+///
+/// A topic with a record that cannot be read does not hold up those after it.
 async fn deliver_all() -> Result<Value, String> {
     let store = Store::open()?;
     let delivery = Delivery::begin(&store);
     let mut pending = 0;
+    let mut failed = Vec::new();
     for name in topic::names(&store)? {
-        delivery.topic(&name).await?;
-        let topic = Topic::load(&store, &name)?;
-        let next = log::end(&store, &name, topic.front())?;
-        let cursors = topic.subscribers.values().map(|one| one.cursor);
-        pending += cursors.map(|at| next.saturating_sub(at)).sum::<u64>();
+        match deliver_topic(&store, &delivery, &name).await {
+            Ok(left) => pending += left,
+            Err(why) => failed.push(format!("{name}: {why}")),
+        }
+        // A store that is away would be asked in vain for each of them.
+        if !failed.is_empty() && delivery.is_late() {
+            break;
+        }
     }
-    Ok(json!({ "delivered": delivery.events(), "pending": pending }))
+    match failed.is_empty() {
+        true => Ok(json!({ "delivered": delivery.events(), "pending": pending })),
+        false => Err(failed.join("; ")),
+    }
+}
+
+/// How many entries are left afterwards, added up over all subscribers.
+async fn deliver_topic(store: &Store, delivery: &Delivery<'_>, name: &str) -> Result<u64, String> {
+    delivery.topic(name).await?;
+    let topic = Topic::load(store, name)?;
+    let next = log::end(store, name, topic.front())?;
+    let cursors = topic.subscribers.values().map(|one| one.cursor);
+    Ok(cursors.map(|at| next.saturating_sub(at)).sum())
 }

@@ -2,7 +2,7 @@
 //! list of events that were published together; it is there as a whole or not.
 
 use crate::http::setting;
-use crate::store::Store;
+use crate::store::{Refusal, Store};
 use crate::topic::{self, Topic};
 
 /// Entries of one topic if the environment says nothing else.
@@ -17,12 +17,12 @@ pub fn key(topic: &str, entry: u64) -> String {
 ///
 /// The first free number is taken by creating its key, which only one of several
 /// can do. So there are no gaps that somebody could have fallen into.
-pub fn append(store: &Store, topic: &str, events: &[u8]) -> Result<u64, String> {
+pub fn append(store: &Store, topic: &str, events: &[u8]) -> Result<u64, Refusal> {
     topic::register(store, topic)?;
     let record = Topic::load(store, topic)?;
     let mut entry = end(store, topic, record.front())?;
     if entry - record.first() >= backlog()? {
-        return Err(format!("{topic}: the backlog is full"));
+        return Err(format!("{topic}: the backlog is full").into());
     }
     loop {
         if !store.create(&key(topic, entry), events)? {

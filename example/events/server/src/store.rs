@@ -13,6 +13,19 @@ pub struct Store {
     bucket: Bucket,
 }
 
+/// Why something is not in the store.
+pub enum Refusal {
+    /// There is no room for it, and waiting does not make any.
+    TooMany(&'static str),
+    NotNow(String),
+}
+
+impl From<String> for Refusal {
+    fn from(why: String) -> Self {
+        Self::NotNow(why)
+    }
+}
+
 impl Store {
     pub fn open() -> Result<Self, String> {
         // The bucket that is called `default`.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::store::Store;
+use crate::store::{Refusal, Store};
 
 const MOST_TOPICS: usize = 64;
 const MOST_SUBSCRIBERS: usize = 8;
@@ -35,7 +35,7 @@ pub fn names(store: &Store) -> Result<Vec<String>, String> {
 }
 
 /// Puts a topic on the list, before there is anything else of it.
-pub fn register(store: &Store, name: &str) -> Result<(), String> {
+pub fn register(store: &Store, name: &str) -> Result<(), Refusal> {
     let listed = |all: &[String]| all.iter().any(|one| one == name);
     if listed(&names(store)?) {
         return Ok(());
@@ -48,10 +48,9 @@ pub fn register(store: &Store, name: &str) -> Result<(), String> {
         room.then(|| all.push(name.to_string()))?;
         Some(true)
     })?;
-    match changed {
-        Some(_) => Ok(()),
-        None => Err("there are too many topics".into()),
-    }
+    changed
+        .map(drop)
+        .ok_or(Refusal::TooMany("There are too many topics.\n"))
 }
 
 impl Topic {
@@ -75,8 +74,8 @@ impl Topic {
         cursors.max().unwrap_or(0).max(self.floor)
     }
 
-    /// False if there is no room. Who is subscribed already keeps its place.
-    pub fn subscribe(store: &Store, topic: &str, name: &str, url: &str) -> Result<bool, String> {
+    /// Who is subscribed already keeps its place.
+    pub fn subscribe(store: &Store, topic: &str, name: &str, url: &str) -> Result<(), Refusal> {
         register(store, topic)?;
         let changed = store.update(&Self::key(topic), |record: &mut Self| {
             let first = record.first();
@@ -93,7 +92,7 @@ impl Topic {
             url.clone_into(&mut subscriber.url);
             Some(())
         })?;
-        Ok(changed.is_some())
+        changed.ok_or(Refusal::TooMany("There are too many subscribers.\n"))
     }
 
     pub fn unsubscribe(store: &Store, topic: &str, name: &str) -> Result<(), String> {

@@ -15,9 +15,11 @@ mod bindings {
     });
 }
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
+use serde_json::value::RawValue;
 
 use crate::bindings::exports::wasi::http::handler::Guest;
 use crate::bindings::wasi::clocks::monotonic_clock;
@@ -62,7 +64,7 @@ async fn measurements(request: Request) -> Answer {
     };
     match publish(&events).await {
         Ok(()) => {
-            let ids: Vec<&Value> = events.iter().map(|event| &event["id"]).collect();
+            let ids: Vec<&String> = events.iter().map(|event| &event.id).collect();
             respond(202, &format!("{}\n", json!({ "accepted": ids })))
         }
         Err(Failure::Refused(status, why)) => respond(status, &why),
@@ -73,12 +75,22 @@ async fn measurements(request: Request) -> Answer {
     }
 }
 
+/// A measurement with its id, and the members that it has beside that, which stay
+/// text: as values, they can take many times the length of that in memory.
+///
+/// What is in them is for the server to look into.
+struct Event<'a> {
+    id: String,
+    data: BTreeMap<String, &'a RawValue>,
+}
+
 /// The events that a body stands for.
-fn events(body: &[u8]) -> Result<Vec<Value>, String> {
-    let body = serde_json::from_slice(body).map_err(|error| format!("Not JSON: {error}."))?;
-    let all = match body {
-        Value::Array(all) => all,
-        one => vec![one],
+fn events(body: &[u8]) -> Result<Vec<Event<'_>>, String> {
+    let not_json = |error| format!("Not JSON: {error}.");
+    let body: &RawValue = serde_json::from_slice(body).map_err(not_json)?;
+    let all: Vec<&RawValue> = match body.get().starts_with('[') {
+        true => serde_json::from_str(body.get()).map_err(not_json)?,
+        false => vec![body],
     };
     if all.is_empty() || all.len() > MOST_EVENTS {
         return Err(format!("1 to {MOST_EVENTS} measurements at a time."));
@@ -86,22 +98,27 @@ fn events(body: &[u8]) -> Result<Vec<Value>, String> {
     all.into_iter().map(event).collect()
 }
 
-fn event(mut measurement: Value) -> Result<Value, String> {
-    let fields = measurement
-        .as_object_mut()
-        .ok_or("A measurement is a JSON object.")?;
-    let id = match fields.remove("id") {
+fn event(measurement: &RawValue) -> Result<Event<'_>, String> {
+    let mut data: BTreeMap<String, &RawValue> = serde_json::from_str(measurement.get())
+        .map_err(|_| "A measurement is a JSON object.".to_string())?;
+    let id = match data.remove("id") {
         None => format!("{:016x}{:016x}", random_number(), random_number()),
-        Some(Value::String(id)) if (1..=LONGEST_ID).contains(&id.len()) => id,
-        Some(_) => return Err(format!("An id is a string of 1 to {LONGEST_ID} bytes.")),
+        Some(id) => serde_json::from_str(id.get())
+            .ok()
+            .filter(|id: &String| (1..=LONGEST_ID).contains(&id.len()))
+            .ok_or_else(|| format!("An id is a string of 1 to {LONGEST_ID} bytes."))?,
     };
-    Ok(json!({
-        "specversion": "1.0",
-        "id": id,
-        "source": "/telemetry",
-        "type": "measurement",
-        "data": measurement,
-    }))
+    Ok(Event { id, data })
+}
+
+impl Event<'_> {
+    fn to_json(&self) -> Result<String, serde_json::Error> {
+        let data = serde_json::to_string(&self.data)?;
+        let id = serde_json::to_string(&self.id)?;
+        Ok(format!(
+            r#"{{"specversion":"1.0","id":{id},"source":"/telemetry","type":"measurement","data":{data}}}"#
+        ))
+    }
 }
 
 fn random_number() -> u64 {
@@ -119,9 +136,11 @@ enum Failure {
 ///
 /// An attempt that fails may have stored them all the same, and the next one
 /// stores them again: that is what their ids are for.
-async fn publish(events: &[Value]) -> Result<(), Failure> {
+async fn publish(events: &[Event<'_>]) -> Result<(), Failure> {
     let url = http::setting("PUBLISH_TO").map_err(Failure::NotNow)?;
-    let body = Value::from(events).to_string().into_bytes();
+    let events: Result<Vec<String>, _> = events.iter().map(Event::to_json).collect();
+    let events = events.map_err(|error| Failure::NotNow(error.to_string()))?;
+    let body = format!("[{}]", events.join(",")).into_bytes();
     let begin = Instant::now();
     let mut pause = PAUSE;
     loop {
