@@ -24,6 +24,7 @@ pub fn cases() -> Vec<Case> {
         nonsense_is_no_shift,
         bad_requests_are_answered,
         texts_of_all_kinds_come_back,
+        other_members_are_skipped,
         each_call_is_recorded,
         what_cannot_be_recorded_is_not_done,
         shifts_are_never_mixed,
@@ -197,6 +198,7 @@ fn bad_requests_are_answered(host: &Host) {
         (post("/encrypt", "{\"message\":\"abc\""), 400),
         (post("/encrypt", "{\"message\":\"abc\"} and more"), 400),
         (post("/encrypt", "\"abc\""), 400),
+        (post("/encrypt", "[\"abc\"]"), 400),
         (post("/encrypt", "{}"), 400),
         (post("/encrypt", "{\"message\":3}"), 400),
         (post("/encrypt", "{\"Message\":\"abc\"}"), 400),
@@ -241,6 +243,24 @@ fn texts_of_all_kinds_come_back(host: &Host) {
         assert!(decrypted == text, "{} bytes", text.len());
     }
     assert_eq!(call(addr, "/encrypt", &format!("{largest}x")).status(), 413);
+    server.finish();
+}
+
+/// As values of `serde_json` they would take more memory than there is.
+fn other_members_are_skipped(host: &Host) {
+    let server = start(host);
+    let one = format!("{}1{}", "{\"\":".repeat(100), "}".repeat(100));
+    let nested = vec![one; 120].join(",");
+    let names: Vec<String> = (0..5000).map(|n| format!("\"{n}\":{{}}")).collect();
+    for others in [format!("\"others\":[{nested}]"), names.join(",")] {
+        for body in [
+            format!("{{{others},\"message\":\"abc\"}}"),
+            format!(" {{\"message\":\"abc\",{others}}}\n"),
+        ] {
+            let response = server.send(&Request::post("/encrypt", body)).ok();
+            assert_eq!(result_in(&response), "def");
+        }
+    }
     server.finish();
 }
 
