@@ -125,10 +125,14 @@ bench: ## Measure against native C and other PEERs, BENCH_ROUNDS x BENCH_SECONDS
 	BENCH_SECONDS=$(BENCH_SECONDS) BENCH_ROUNDS=$(BENCH_ROUNDS) BENCH_ROWS="$(BENCH_ROWS)" \
 	$(TARGET)/debug/nxt-bench
 
-guests: ## Build the example and test guests anew
+guests: ## Build all guests of examples and tests: needs root, Python, Node 20
 	tools/build-guests
+	tools/build-c-guest
+	tools/build-python-guest
+	tools/build-js-guest
+	tools/build-go-guest
 
-examples: ## Build the examples in all languages, as far as this machine can
+examples: ## Build the examples that have changed, as far as this machine can
 	tools/build-examples
 
 # FREEUNIT_SRC=... is a tree like any other: UNIT_SRC=$(FREEUNIT_SRC) packs for it.

@@ -2,14 +2,20 @@
 # repository's folder.
 #
 # A guest whose component is committed is a folder under example/ (or in a folder
-# there, of which an application has several) or tests/guests/. Its component FOLDER.wasm lies beside the source, and
-# component.sha256 ties the two together. One that is made to be composed names
-# the folder of another guest in its setting `plug`; FOLDER-OTHER.wasm is both.
+# there, of which an application has several) or tests/guests/. Its component
+# FOLDER.wasm lies beside the source, and component.sha256 ties the two together.
+# One that is made to be composed names the folder of another guest in its setting
+# `plug`; FOLDER-OTHER.wasm is both.
+
+# What fails within $(...) ends that, too: otherwise a path is printed although the
+# program there was not built. The caller has to take it by an assignment.
+shopt -s inherit_errexit
 
 debian_packages=rustc,cargo,libstd-rust-dev-wasm32,lld,gcc,libc6-dev,ca-certificates
 debian_packages+=,clang,wasi-libc,libclang-rt-dev-wasm32
 
 wit_bindgen_version=0.63.0
+oldest_go=1.27.1
 
 fail() {
     echo "$(basename "$0"): $*" >&2
@@ -39,7 +45,7 @@ committed_guests() {
 # Whether component $1, which is not committed, is newer than the sources of guest
 # $2, the WIT and the tool that builds it.
 up_to_date() {
-    [ -e "$1" ] && [ -z "$(find "$2" wit "$0" -type f -newer "$1" \
+    [ -e "$1" ] && [ -z "$(find "$2" wit "$0" tools/guests.sh -type f -newer "$1" \
         ! -name '*.md' ! -name config.json ! -path '*/__pycache__/*' -print -quit)" ]
 }
 
@@ -73,6 +79,14 @@ guest_components() {
     plug=$(guest_setting "$1" plug)
     echo "$name.wasm"
     [ -z "$plug" ] || echo "$name-$(basename "$plug").wasm"
+}
+
+# Prints the path of the Go on the PATH, if that is new enough.
+go_on_path() {
+    local version
+    version=$(go version 2>/dev/null | sed -n 's/^go version go\([0-9.]*\).*/\1/p') || true
+    [ -n "$version" ] || return 0
+    ! printf '%s\n%s\n' "$oldest_go" "$version" | sort -CV || command -v go
 }
 
 # Whether the rustc on the PATH has the targets.
@@ -129,8 +143,10 @@ cargo_tool() {
 
 # Prints the path of wit-bindgen.
 wit_bindgen() {
-    echo "${WIT_BINDGEN:-$(cargo_tool wit-bindgen wit-bindgen-cli@$wit_bindgen_version \
-        --no-default-features --features c,go)}"
+    local program=${WIT_BINDGEN:-}
+    [ -n "$program" ] || program=$(cargo_tool wit-bindgen \
+        wit-bindgen-cli@$wit_bindgen_version --no-default-features --features c,go)
+    echo "$program"
 }
 
 # Makes folder $1 with the WIT of the guest in folder $2, and in deps/ all of WASI
@@ -156,10 +172,11 @@ wasi_wit() {
 # arguments as telling. The std of Debian has /usr/src/rustc-VERSION in it, on
 # every machine.
 refuse_machine_paths() {
-    local component=$1 path found
+    local component=$1 text path found
     shift
+    text=$(strings -n 4 "$component" | sed 's:/usr/src/rustc-::g')
     for path in "$@" "$HOME/" "$PWD/" /root/ /home/ /usr/src/ /opt/ /tmp/; do
-        if found=$(strings -n 4 "$component" | sed 's:/usr/src/rustc-::g' | grep -F -e "$path"); then
+        if found=$(grep -F -e "$path" <<<"$text"); then
             fail "$component has the path $path in it: $found"
         fi
     done

@@ -121,7 +121,10 @@ fn what_the_tool_refuses_the_module_refuses_for_the_same_reason(host: &Host) {
 /// What `tools/build-python-guest` has installed, in the place where a starter's
 /// `build.sh` installs it.
 fn python_tools() -> PathBuf {
-    guests::root().join("build/tools/python")
+    let mut lines = include_str!("../../tools/build-python-guest").lines();
+    let version = lines.find_map(|line| line.strip_prefix("componentize_py_version="));
+    let version = version.expect("the version of componentize-py");
+    guests::root().join(format!("build/tools/python-{version}"))
 }
 
 /// Whether the tool is there, and what components in that language are built with,
