@@ -42,6 +42,7 @@ pub fn cases() -> Vec<Case> {
             bad_requests,
         ),
         case("scenarios::function::bad_pages_are_answered", bad_pages),
+        case("scenarios::function::a_slow_server", a_slow_server),
         case("scenarios::function::many_at_once", many_at_once),
         case("scenarios::function::too_little_fuel", too_little_fuel),
         case("scenarios::function::too_little_memory", too_little_memory),
@@ -258,6 +259,29 @@ fn bad_pages(host: &Host) {
     let response = server.send(&hash_of(url));
     assert_refusal(&response, 502, "That URL could not be fetched.");
     server.finish();
+}
+
+fn a_slow_server(host: &Host) {
+    let peer = HttpPeer::plain();
+    let server = start(host, &peer, &[("10s", "300ms")]);
+    for (target, status, text) in [
+        (
+            "/slow?ms=100000",
+            504,
+            "The server of that URL did not answer in time.",
+        ),
+        (
+            "/pieces?n=2&size=1000&ms=100000",
+            502,
+            "The page broke off.",
+        ),
+    ] {
+        let response = server.send(&hash_of(peer.url(target)));
+        assert_refusal(&response, status, text);
+    }
+    // The guest has said so, not the host.
+    assert_eq!(server.log.failures(), []);
+    finish(server, peer);
 }
 
 fn many_at_once(host: &Host) {
