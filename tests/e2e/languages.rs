@@ -1,4 +1,5 @@
-//! The examples, one for each language, which all give the same answer.
+//! The examples, one for each language, which all give the same answer, each as its
+//! `config.json` says.
 //!
 //! Those that are too large to be committed are tested if they were built:
 //! `make examples`.
@@ -6,7 +7,8 @@
 use std::path::{Path, PathBuf};
 use std::thread;
 
-use harness::{App, Conn, Host, Request, Server, guests, load};
+use harness::config::Config;
+use harness::{Conn, Host, Request, Server, guests, load};
 use serde_json::{Value, json};
 
 use crate::{Case, Scope};
@@ -32,7 +34,7 @@ fn rust(host: &Host) {
 }
 
 fn rust_p3(host: &Host) {
-    describes_requests(host, "rust", "hello-p3", &guests::hello_p3());
+    describes_requests(host, "hello-p3", "rust", &committed("hello-p3"));
 }
 
 fn c(host: &Host) {
@@ -56,17 +58,20 @@ fn committed(name: &str) -> PathBuf {
     guests::root().join(format!("example/{name}/{name}.wasm"))
 }
 
-/// What every example does. Its lines in the log begin with `tag`.
-fn describes_requests(host: &Host, language: &str, tag: &str, component: &Path) {
-    let app = App::new("example", component);
-    let server = Server::start(host, app.clone().env("GREETING", "Moin"));
-    everything_arrives(&server, language, tag);
+/// What every example does.
+fn describes_requests(host: &Host, example: &str, language: &str, component: &Path) {
+    let path = format!("example/{example}/config.json");
+    let served = format!("/srv/wasm/{example}.wasm");
+    let served = (&*served, component.to_str().expect("a path in UTF-8"));
+    let server = Server::start(host, Config::of_file(&path, &[served]));
+    everything_arrives(&server, example, language);
     nothing_arrives(&server);
     a_large_body_arrives(&server);
     twenty_at_once_are_not_mixed(&server);
     server.finish();
 
-    let server = Server::start(host, app);
+    let nothing = ("GREETING", "ANOTHER");
+    let server = Server::start(host, Config::of_file(&path, &[served, nothing]));
     assert_eq!(describe(&server, &Request::get("/"))["greeting"], "Hello");
     server.finish();
 }
@@ -80,7 +85,7 @@ fn describe(server: &Server, request: &Request) -> Value {
     serde_json::from_slice(&response.body).expect("JSON")
 }
 
-fn everything_arrives(server: &Server, language: &str, tag: &str) {
+fn everything_arrives(server: &Server, example: &str, language: &str) {
     let body = "say \"hello\" \\ back\n\tü \u{1f600} \u{1}";
     let request = Request::post("/some/path?x=1&y=two&z=%C3%BC+%26&x=3&empty=", body)
         .header("x-request-id", "everything")
@@ -106,7 +111,7 @@ fn everything_arrives(server: &Server, language: &str, tag: &str) {
     assert_eq!(headers["content-length"], body.len().to_string(), "{said}");
     assert_eq!(said.as_object().map(serde_json::Map::len), Some(7));
 
-    let line = format!("wasm \"example\" request=everything stderr: {tag}: POST /some/path");
+    let line = format!("wasm \"{example}\" request=everything stderr: {example}: POST /some/path");
     server.log.expect(&["[info]", &line]);
 }
 

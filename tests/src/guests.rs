@@ -74,7 +74,7 @@ pub fn cipher_service() -> PathBuf {
 }
 
 /// A guest that is too large to be committed, where it was built:
-/// `tools/build-python-guest`, `tools/build-js-guest`.
+/// `tools/build-python-guest`, `tools/build-js-guest`, `tools/build-go-guest`.
 pub fn built(name: &str) -> PathBuf {
     root().join(format!("build/guests/{name}.wasm"))
 }
