@@ -804,6 +804,11 @@ fn what_is_brought_up_is_asked_as_when_it_was_deployed() {
     let kept = unit.deployed("path");
     assert_eq!(kept["probe"], json!({ "path": "/hello/health" }));
     assert_eq!(kept["number"], 2);
+    // Another way to ask is written down, and nothing else is done.
+    unit.changes();
+    assert_eq!(deploy("path", &["--keep", "--no-probe"]).code, 0);
+    assert_eq!(unit.changes(), [""; 0]);
+    assert_eq!(unit.deployed("path")["probe"], "nothing");
 }
 
 #[test]
