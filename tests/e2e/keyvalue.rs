@@ -3,14 +3,18 @@
 
 use std::fs;
 use std::thread;
+use std::time::Duration;
 
 use harness::peers::process::DatabasePeer;
-use harness::{App, Host, Request, Server};
+use harness::{App, Host, Request, Server, eventually};
 use serde_json::json;
 
 use crate::access::make_directory;
 use crate::startup::assert_refused;
 use crate::{Case, cases, secrets};
+
+/// How long processes may take to end.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 pub fn cases() -> Vec<Case> {
     let mut all = cases!["keyvalue", All:
