@@ -11,6 +11,7 @@ use wasmtime::{AsContextMut, Engine, Store, UpdateDeadline};
 
 use crate::cause::{self, Known};
 use crate::coredump::Coredumps;
+use crate::crowd::Entry;
 use crate::error::{Failure, Reason};
 use crate::grants::Grants;
 use crate::host::Capabilities;
@@ -253,6 +254,21 @@ impl Guest {
     /// Whether what it still does can be another request's doing.
     pub fn has_left_over(&self) -> bool {
         matches!(&self.state, GuestState::Sharing(member) if member.has_left_over())
+    }
+
+    /// Tells the operator that it ends, `time` after its response.
+    pub fn notice_left_over(&self, time: Duration) {
+        if let GuestState::Sharing(member) = &self.state {
+            member.notice_left_over(time);
+        }
+    }
+
+    /// Takes the request back from an instance that has others to do first.
+    pub fn take_back(&mut self) -> Option<Entry> {
+        match &mut self.state {
+            GuestState::Sharing(member) => member.take_back(),
+            _ => None,
+        }
     }
 
     /// [`Guest::failure`], or `otherwise` if the call returned normally.

@@ -43,7 +43,7 @@ pub struct GuestBody {
     after: Deadline,
     /// Bytes thrown away after the response.
     discarded: usize,
-    /// It was not wanted to its end.
+    /// It was not wanted to its end, or has none.
     is_abandoned: bool,
 }
 
@@ -114,6 +114,7 @@ impl GuestBody {
             }
             ready!(self.after.poll(cx));
             if over && self.guest.has_left_over() {
+                self.guest.notice_left_over(self.after.after());
                 return Poll::Ready(Ok(self.guest.usage()));
             }
             Poll::Ready(Err(Failure::new(
@@ -276,7 +277,7 @@ impl Body for GuestBody {
                 BodyEnd::Broken(failure) => {
                     let failure = failure.clone();
                     this.end = BodyEnd::Complete;
-                    this.guest.reuse = None;
+                    this.is_abandoned = true;
                     return Poll::Ready(Some(Err(failure)));
                 }
             };

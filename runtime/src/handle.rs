@@ -15,6 +15,7 @@ use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use crate::artifact::{self, Description};
 use crate::body::RequestBody;
 use crate::coredump::Coredumps;
+use crate::crowd::Entry;
 use crate::deadline::Deadline;
 use crate::engine;
 use crate::error::{Failure, LoadError, Reason};
@@ -27,7 +28,7 @@ use crate::limits::Limits;
 use crate::meter::Meter;
 use crate::request::RequestContext;
 use crate::reuse::Idle;
-use crate::shared::SharedPool;
+use crate::shared::{Member, SharedPool};
 use crate::state::State;
 use crate::ticker::Ticker;
 use crate::world::World;
@@ -188,7 +189,13 @@ impl Runtime {
         let mut guest = self.start(request, context)?;
         let mut deadline = Deadline::new(self.limits.timeout);
         let response = poll_fn(|cx| {
-            let ended = guest.poll(cx).is_ready();
+            let mut ended = guest.poll(cx).is_ready();
+            while let Some(entry) = guest.take_back() {
+                if let Err(failure) = self.share_again(&mut guest, entry) {
+                    return Poll::Ready(Err(failure));
+                }
+                ended = guest.poll(cx).is_ready();
+            }
             if let Some(response) = guest.take_response() {
                 return Poll::Ready(Ok(response));
             }
@@ -330,11 +337,11 @@ impl Runtime {
         context: RequestContext,
     ) -> Result<Guest, Failure> {
         let (delivery, told) = oneshot::channel();
-        let make = |meter: &Arc<Meter>| self.new_store(&context, meter);
-        let member = pool
-            .enter(&self.pre, &self.limits, request, &context, told, make)
-            .and_then(|member| member.ok_or_else(|| wasmtime::format_err!("no event loop")))
-            .map_err(|e| Failure::new(Reason::Trap, format!("{e:#}")))?;
+        let entry = Entry {
+            request,
+            delivery: told,
+        };
+        let member = self.enter(pool, entry, &context)?;
         Ok(Guest {
             meter: Arc::clone(member.meter()),
             state: GuestState::Sharing(Box::new(member)),
@@ -347,6 +354,29 @@ impl Runtime {
             // Those who share an instance share its end: nobody's store is at hand.
             coredumps: None,
         })
+    }
+
+    /// The same for one that another instance has given back.
+    fn share_again(&self, guest: &mut Guest, entry: Entry) -> Result<(), Failure> {
+        if let Some(pool) = &self.shared {
+            let member = self.enter(pool, entry, &guest.context)?;
+            guest.meter = Arc::clone(member.meter());
+            guest.state = GuestState::Sharing(Box::new(member));
+            guest.active = Some(self.ticker.active());
+        }
+        Ok(())
+    }
+
+    fn enter(
+        &self,
+        pool: &SharedPool,
+        entry: Entry,
+        context: &RequestContext,
+    ) -> Result<Member, Failure> {
+        let make = |meter: &Arc<Meter>| self.new_store(context, meter);
+        pool.enter(&self.pre, &self.limits, entry, context, make)
+            .and_then(|member| member.ok_or_else(|| wasmtime::format_err!("no event loop")))
+            .map_err(|e| Failure::new(Reason::Trap, format!("{e:#}")))
     }
 }
 

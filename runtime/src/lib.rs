@@ -24,6 +24,7 @@ mod body;
 pub mod cache;
 mod cause;
 mod coredump;
+mod crowd;
 mod deadline;
 mod engine;
 mod error;

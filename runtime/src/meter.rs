@@ -28,6 +28,8 @@ pub(crate) struct Meter {
     started: Mutex<Started>,
     /// The guest ran longer than a tick: from now on read the CPU clock.
     long: AtomicBool,
+    /// The latest poll has ended with the epoch.
+    yielded: AtomicBool,
     /// The CPU limit was hit, and the guest interrupted for it.
     exceeded: AtomicBool,
     /// Nothing of the guest is at work any more.
@@ -57,6 +59,7 @@ impl Meter {
             spent: AtomicU64::new(0),
             started: Mutex::new(Started::Idle),
             long: AtomicBool::new(false),
+            yielded: AtomicBool::new(false),
             exceeded: AtomicBool::new(false),
             at_rest: AtomicBool::new(false),
             response: Mutex::new(None),
@@ -71,6 +74,7 @@ impl Meter {
 
     /// A poll of the guest begins on this thread.
     pub(crate) fn enter(&self) {
+        self.yielded.store(false, Ordering::Relaxed);
         let now = if self.long.load(Ordering::Relaxed) {
             Started::Cpu(thread_cpu_nanos())
         } else {
@@ -96,7 +100,14 @@ impl Meter {
             self.exceeded.store(true, Ordering::Relaxed);
             return Verdict::Stop;
         }
+        self.yielded.store(true, Ordering::Relaxed);
         Verdict::Yield
+    }
+
+    /// Whether the latest poll has ended with the epoch: the guest has more to compute.
+    /// Otherwise it waits for something.
+    pub(crate) fn has_yielded(&self) -> bool {
+        self.yielded.load(Ordering::Relaxed)
     }
 
     /// Time spent executing so far, the poll in progress included.
@@ -180,8 +191,10 @@ mod tests {
     fn stops_only_past_the_limit() {
         let meter = Meter::new(Duration::from_millis(20));
         meter.enter();
+        assert!(!meter.has_yielded());
         assert_eq!(meter.tick(), Verdict::Yield);
         meter.leave();
+        assert!(meter.has_yielded());
         meter.enter();
         spin(Duration::from_millis(30));
         assert_eq!(meter.tick(), Verdict::Stop);

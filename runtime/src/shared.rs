@@ -10,25 +10,28 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use futures::FutureExt;
 use futures::future::Shared;
 use futures::stream::{FuturesUnordered, StreamExt};
-use http::Request;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use wasmtime::component::Accessor;
 use wasmtime::{AsContextMut, Store};
 use wasmtime_wasi_http::p3::bindings::Service;
 
-use crate::body::RequestBody;
 use crate::cause::{self, Known};
+use crate::crowd::{Admission, Crowd, Entry};
 use crate::error::Failure;
 use crate::guest::renew_store;
+use crate::host::Asking;
 use crate::host::event_loop::PerLoop;
-use crate::instance::{Delivery, GuestResponse, Handler, Pre, admit_service, respond};
+use crate::host::sockets::SHARED_SOCKETS;
+use crate::instance::{GuestResponse, Handler, Pre, admit_service, respond};
 use crate::limits::{Limits, Reuse};
 use crate::meter::Meter;
-use crate::request::RequestContext;
+use crate::output::Severity;
+use crate::request::{Cost, RequestContext};
 use crate::state::State;
 
 /// What drives an instance: ready only if it fails.
@@ -42,11 +45,13 @@ struct Failed {
     _store: Mutex<Store<State>>,
 }
 
+/// Turns that a guest which computes has until a request that it is to begin with goes
+/// elsewhere. Most are over with the first; but on a busy machine an epoch can end at
+/// any time.
+const TURNS: u32 = 5;
+
 /// The instances of one event loop.
 type Home = Mutex<Vec<Arc<SharedInstance>>>;
-
-/// Names of requests in a line of the log, if it can be of several.
-const NAMES: usize = 3;
 
 /// The instances of a process.
 pub(crate) struct SharedPool {
@@ -60,40 +65,26 @@ pub(crate) struct SharedPool {
 
 /// An instance, and who is in it.
 pub(crate) struct SharedInstance {
-    calls: mpsc::UnboundedSender<Admission>,
+    reuse: Reuse,
+    /// How long what is left over may go on before nobody else is let in.
+    patience: Duration,
     work: Work,
     pub meter: Arc<Meter>,
     crowd: Arc<Mutex<Crowd>>,
+    /// For whom its host calls act.
+    asking: Arc<Asking>,
     home: Weak<Home>,
-}
-
-#[derive(Default)]
-struct Crowd {
-    /// Ids of the requests in it.
-    ids: Vec<Arc<str>>,
-    /// Of them, those that it has not begun with.
-    waiting: u32,
-    served: u32,
-    /// It takes no further request.
-    retired: bool,
-    /// Somebody has left it with work undone, which goes on in there.
-    left_over: bool,
-}
-
-/// A request on its way into an instance.
-struct Admission {
-    request: Request<RequestBody>,
-    context: RequestContext,
-    reply: oneshot::Sender<GuestResponse>,
-    delivery: oneshot::Receiver<Delivery>,
-    rest: oneshot::Sender<()>,
 }
 
 /// A request in a shared instance.
 pub(crate) struct Member {
     instance: Arc<SharedInstance>,
     work: Work,
-    id: Arc<str>,
+    context: RequestContext,
+    /// The instance has begun with it.
+    begun: bool,
+    /// How often it has had the time to.
+    turns: u32,
     /// Taken when it has come.
     reply: Option<oneshot::Receiver<GuestResponse>>,
     response: Option<GuestResponse>,
@@ -104,6 +95,8 @@ pub(crate) struct Member {
     over: bool,
     failure: Option<Arc<Failed>>,
     finished: bool,
+    /// It has been taken back.
+    gone: bool,
 }
 
 fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -139,9 +132,8 @@ impl SharedPool {
         &self,
         pre: &Pre,
         limits: &Arc<Limits>,
-        request: Request<RequestBody>,
+        entry: Entry,
         context: &RequestContext,
-        delivery: oneshot::Receiver<Delivery>,
         make: impl FnOnce(&Arc<Meter>) -> wasmtime::Result<Store<State>>,
     ) -> wasmtime::Result<Option<Member>> {
         let new_home = || {
@@ -152,16 +144,20 @@ impl SharedPool {
         let Some(home) = self.homes.get(new_home) else {
             return Ok(None);
         };
-        let found = locked(&home)
-            .iter()
-            .find(|instance| instance.has_room(self.reuse))
-            .cloned();
+        let found = locked(&home).iter().find(|it| it.has_room()).cloned();
         let instance = match found {
             Some(instance) => instance,
             None => {
                 let meter = Arc::new(Meter::new(limits.cpu_time));
                 let store = make(&meter)?;
-                let instance = SharedInstance::new(pre, store, limits, meter, &home);
+                let instance = Instance {
+                    store,
+                    limits: Arc::clone(limits),
+                    meter,
+                    crowd: Arc::default(),
+                };
+                let cost = Arc::clone(&context.cost);
+                let instance = SharedInstance::new(self.reuse, pre, instance, cost, &home);
                 let instance = Arc::new(instance);
                 locked(&home).push(Arc::clone(&instance));
                 if self.retired.load(Ordering::SeqCst) {
@@ -170,76 +166,60 @@ impl SharedPool {
                 instance
             }
         };
-        Ok(Some(SharedInstance::admit(
-            instance, self.reuse, request, context, delivery,
-        )))
+        Ok(Some(SharedInstance::admit(instance, entry, context)))
     }
 }
 
 impl SharedInstance {
-    fn new(
-        pre: &Pre,
-        store: Store<State>,
-        limits: &Arc<Limits>,
-        meter: Arc<Meter>,
-        home: &Arc<Home>,
-    ) -> Self {
-        let (calls, admissions) = mpsc::unbounded_channel();
-        let crowd = Arc::new(Mutex::new(Crowd::default()));
-        let instance = Instance {
-            store,
-            limits: Arc::clone(limits),
-            meter: Arc::clone(&meter),
-            crowd: Arc::clone(&crowd),
-        };
+    fn new(reuse: Reuse, pre: &Pre, instance: Instance, cost: Arc<Cost>, home: &Arc<Home>) -> Self {
+        let patience = instance.limits.timeout;
+        let meter = Arc::clone(&instance.meter);
+        let crowd = Arc::clone(&instance.crowd);
+        let asking = Arc::clone(&instance.store.data().hooks.asking);
         let work: Pin<Box<dyn Future<Output = Arc<Failed>> + Send>> =
-            Box::pin(instance.run(pre.clone(), admissions));
+            Box::pin(instance.run(pre.clone(), cost));
         Self {
-            calls,
+            reuse,
+            patience,
             work: work.shared(),
             meter,
             crowd,
+            asking,
             home: Arc::downgrade(home),
         }
     }
 
-    fn has_room(&self, reuse: Reuse) -> bool {
+    fn has_room(&self) -> bool {
         let crowd = locked(&self.crowd);
-        let inside = u32::try_from(crowd.ids.len()).unwrap_or(u32::MAX);
-        // While one waits to be begun with, the instance is busy with another.
-        let has_failed = self.work.peek().is_some();
-        !has_failed && !crowd.retired && crowd.waiting == 0 && inside < reuse.concurrent
+        let inside = u32::try_from(crowd.len()).unwrap_or(u32::MAX);
+        // It has failed, will take no more, or does not look at who comes.
+        let is_closed =
+            self.work.peek().is_some() || crowd.retired || crowd.next.is_some() || crowd.busy;
+        // Only when nobody new comes can it come to rest.
+        let has_to_rest = crowd.is_overdue(self.patience);
+        !is_closed && !has_to_rest && inside < self.reuse.concurrent && !self.is_used_up()
     }
 
-    fn admit(
-        this: Arc<Self>,
-        reuse: Reuse,
-        request: Request<RequestBody>,
-        context: &RequestContext,
-        delivery: oneshot::Receiver<Delivery>,
-    ) -> Member {
+    /// Whether it has made too many sockets for a further request, which may need
+    /// some as well. They are counted until the instance ends.
+    fn is_used_up(&self) -> bool {
+        self.asking.sockets.load(Ordering::Relaxed) >= SHARED_SOCKETS
+    }
+
+    fn admit(this: Arc<Self>, entry: Entry, context: &RequestContext) -> Member {
         let (reply, replied) = oneshot::channel();
         let (rest, rests) = oneshot::channel();
-        let is_last = {
-            let mut crowd = locked(&this.crowd);
-            crowd.ids.push(Arc::clone(&context.id));
-            crowd.waiting += 1;
-            crowd.served = crowd.served.saturating_add(1);
-            crowd.served >= reuse.requests
-        };
-        if is_last {
-            this.retire();
-        }
         // If it has just failed, its work says so.
-        let _ = this.calls.send(Admission {
-            request,
+        locked(&this.crowd).enter(Admission {
+            entry,
             context: context.clone(),
             reply,
-            delivery,
             rest,
         });
         Member {
-            id: Arc::clone(&context.id),
+            context: context.clone(),
+            begun: false,
+            turns: 0,
             work: this.work.clone(),
             instance: this,
             reply: Some(replied),
@@ -249,6 +229,19 @@ impl SharedInstance {
             over: false,
             failure: None,
             finished: false,
+            gone: false,
+        }
+    }
+
+    /// It has begun with a request.
+    fn has_begun(self: &Arc<Self>) {
+        let is_last = {
+            let mut crowd = locked(&self.crowd);
+            crowd.served = crowd.served.saturating_add(1);
+            crowd.served >= self.reuse.requests
+        };
+        if is_last {
+            self.retire();
         }
     }
 
@@ -264,28 +257,37 @@ impl SharedInstance {
         }
     }
 
-    /// A request has gone. Of the instances of an event loop that nobody is in,
-    /// one is kept.
-    fn leave(self: &Arc<Self>, id: &Arc<str>, finished: bool) {
-        let is_empty = {
+    /// A request goes. Of the instances of an event loop that nobody is in, one is
+    /// kept.
+    fn leave(self: &Arc<Self>, member: &Member) {
+        let RequestContext { id, log, cost, .. } = &member.context;
+        let has_failed = self.work.peek().is_some();
+        let (is_empty, left_over) = {
             let mut crowd = locked(&self.crowd);
-            if let Some(at) = crowd.ids.iter().position(|other| Arc::ptr_eq(other, id)) {
-                crowd.ids.remove(at);
+            crowd.remove(id);
+            if let Some(latest) = crowd.latest() {
+                // What is sent from now on is for those that are still there.
+                self.asking.hand_over(cost, &latest.cost);
+                if !member.at_rest && !has_failed {
+                    crowd.leaves_work(id);
+                }
+                (false, None)
+            } else {
+                // Nobody drives any more what goes on.
+                (true, crowd.take_left_over())
             }
-            crowd.ids.is_empty()
         };
-        if !finished || !is_empty {
-            locked(&self.crowd).left_over = true;
-        }
-        if !finished {
-            return self.retire();
+        if let Some(by) = &left_over {
+            let text = format!("its instance ends, and with it what {by} may have left in there");
+            log.notice(id, Severity::Info, &text);
         }
         let others_idle = |home: Arc<Home>| {
             locked(&home)
                 .iter()
-                .any(|other| !Arc::ptr_eq(other, self) && locked(&other.crowd).ids.is_empty())
+                .any(|other| !Arc::ptr_eq(other, self) && locked(&other.crowd).is_empty())
         };
-        if is_empty && self.home.upgrade().is_some_and(others_idle) {
+        let has_enough = || self.is_used_up() || self.home.upgrade().is_some_and(others_idle);
+        if !member.finished || left_over.is_some() || (is_empty && has_enough()) {
             self.retire();
         }
     }
@@ -301,6 +303,11 @@ impl Member {
         self.instance.meter.enter();
         let failed = self.work.poll_unpin(cx);
         self.instance.meter.leave();
+        self.turns = self.turns.saturating_add(1);
+        if !self.begun && !locked(&self.instance.crowd).is_next(&self.context.id) {
+            self.begun = true;
+            self.instance.has_begun();
+        }
         // Another one's poll may bring this one's response: this waits for both.
         if let Some(reply) = &mut self.reply
             && let Poll::Ready(response) = reply.poll_unpin(cx)
@@ -317,6 +324,19 @@ impl Member {
             true => Poll::Ready(()),
             false => Poll::Pending,
         }
+    }
+
+    /// Gives the request back if the instance does not begin with it, although it has
+    /// just been polled: another one in there computes, or waits in a host call that
+    /// lets nothing else go on.
+    pub fn take_back(&mut self) -> Option<Entry> {
+        let computes = self.failure.is_none() && self.instance.meter.has_yielded();
+        if self.begun || (computes && self.turns < TURNS) {
+            return None;
+        }
+        let entry = locked(&self.instance.crowd).take_back(&self.context.id)?;
+        self.gone = true;
+        Some(entry)
     }
 
     pub fn has_ended(&self) -> bool {
@@ -343,12 +363,24 @@ impl Member {
 
     /// Whether others are in the instance, who go on with what the guest still does.
     pub fn has_company(&self) -> bool {
-        locked(&self.instance.crowd).ids.len() > 1
+        locked(&self.instance.crowd).len() > 1
     }
 
     /// Whether what the guest still does can be another's doing.
     pub fn has_left_over(&self) -> bool {
-        locked(&self.instance.crowd).left_over
+        locked(&self.instance.crowd).has_left_over()
+    }
+
+    /// Tells the operator that what still goes on is ended after `time`.
+    pub fn notice_left_over(&self, time: Duration) {
+        let by = locked(&self.instance.crowd).take_left_over();
+        let text = format!(
+            "its instance is ended: still at work {time:?} after the response \
+             (UNIT_WASM_TIMEOUT), for this request or for {} before it",
+            by.as_deref().unwrap_or("one")
+        );
+        let RequestContext { id, log, .. } = &self.context;
+        log.notice(id, Severity::Warn, &text);
     }
 
     pub fn meter(&self) -> &Arc<Meter> {
@@ -363,7 +395,9 @@ impl Member {
 
 impl Drop for Member {
     fn drop(&mut self) {
-        self.instance.leave(&self.id, self.finished);
+        if !self.gone {
+            self.instance.leave(self);
+        }
     }
 }
 
@@ -377,11 +411,7 @@ struct Instance {
 
 impl Instance {
     /// Serves all that is admitted. Returns why it cannot any more.
-    async fn run(
-        mut self,
-        pre: Pre,
-        mut admissions: mpsc::UnboundedReceiver<Admission>,
-    ) -> Arc<Failed> {
+    async fn run(mut self, pre: Pre, cost: Arc<Cost>) -> Arc<Failed> {
         let Self {
             store,
             limits,
@@ -389,16 +419,27 @@ impl Instance {
             crowd,
         } = &mut self;
         let result: wasmtime::Result<()> = async {
+            let begin = Instant::now();
             let Handler::Service(service) = pre.instantiate(store).await? else {
                 return Err(wasmtime::format_err!("an instance of WASI 0.2"));
             };
+            cost.instantiated(begin.elapsed());
             let (limits, meter, crowd) = (&**limits, &*meter, &**crowd);
             let work = async |accessor: &Accessor<State>| {
                 let mut calls = FuturesUnordered::new();
                 let mut resting = Vec::new();
                 poll_fn(|cx| {
-                    while let Poll::Ready(Some(admission)) = admissions.poll_recv(cx) {
-                        calls.push(serve(accessor, &service, admission, limits, meter, crowd));
+                    // Whoever comes has the instance polled next.
+                    let next = {
+                        let mut crowd = locked(crowd);
+                        crowd.busy = false;
+                        crowd
+                            .next
+                            .take()
+                            .map(|admission| (admission, crowd.names()))
+                    };
+                    if let Some((admission, names)) = next {
+                        calls.push(serve(accessor, &service, admission, names, limits, meter));
                     }
                     while let Poll::Ready(Some(rest)) = calls.poll_next_unpin(cx) {
                         match rest {
@@ -407,7 +448,7 @@ impl Instance {
                         }
                     }
                     if calls.is_empty() && accessor.poll_no_interesting_tasks(cx).is_ready() {
-                        locked(crowd).left_over = false;
+                        locked(crowd).at_rest();
                         for rest in resting.drain(..) {
                             // One that has gone does not want to know.
                             let _ = oneshot::Sender::send(rest, ());
@@ -437,68 +478,45 @@ impl Instance {
     }
 }
 
-/// One call, up to its response.
+/// One call, up to its response. `names` are of all that are in the instance.
 async fn serve(
     accessor: &Accessor<State>,
     service: &Service,
     admission: Admission,
+    names: Arc<str>,
     limits: &Limits,
     meter: &Arc<Meter>,
-    crowd: &Mutex<Crowd>,
 ) -> wasmtime::Result<oneshot::Sender<()>> {
-    let context = {
-        let mut crowd = locked(crowd);
-        crowd.waiting = crowd.waiting.saturating_sub(1);
-        // What several have used and sent together is nobody's.
-        RequestContext::new(names(&crowd.ids), admission.context.log)
+    let Admission {
+        entry,
+        context: RequestContext { log, cost, .. },
+        reply,
+        rest,
+    } = admission;
+    let context = RequestContext {
+        cost,
+        // What several have sent together is part of nobody's trace.
+        ..RequestContext::new(names, log)
     };
-    if admission.reply.is_closed() {
+    if reply.is_closed() {
         // It has gone meanwhile.
-        return Ok(admission.rest);
+        return Ok(rest);
     }
     let request = accessor.with(|mut access| {
         meter.renew();
         renew_store(access.as_context_mut(), limits, &context, meter, false)?;
-        admit_service(access.data_mut(), admission.request)
+        admit_service(access.data_mut(), entry.request)
     });
     let request = match request {
         Ok(request) => request,
         // What others have left in the instance is in the way of this one only.
         Err(error) => {
-            let _ = admission.reply.send(Err(format!("{error:#}")));
-            return Ok(admission.rest);
+            let _ = reply.send(Err(format!("{error:#}")));
+            return Ok(rest);
         }
     };
-    let response = respond(accessor, service, request, Some(admission.delivery)).await?;
+    let response = respond(accessor, service, request, Some(entry.delivery)).await?;
     // One that has gone does not want it.
-    let _ = admission.reply.send(response);
-    Ok(admission.rest)
-}
-
-/// Whose a line of output can be.
-fn names(ids: &[Arc<str>]) -> Arc<str> {
-    match ids {
-        [id] => Arc::clone(id),
-        ids => {
-            let mut names = ids.iter().rev().take(NAMES).map(AsRef::as_ref);
-            let mut text = names.by_ref().collect::<Vec<_>>().join("+");
-            if ids.len() > NAMES {
-                text.push_str("+...");
-            }
-            text.into()
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn lines_name_the_latest_requests_first() {
-        let ids: Vec<Arc<str>> = ["a", "b", "c", "d"].map(Into::into).to_vec();
-        assert_eq!(&*names(&ids[..1]), "a");
-        assert_eq!(&*names(&ids[..2]), "b+a");
-        assert_eq!(&*names(&ids), "d+c+b+...");
-    }
+    let _ = reply.send(response);
+    Ok(rest)
 }

@@ -36,7 +36,7 @@ use crate::host::outbound::Outbound;
 use crate::host::secrets::Secrets;
 use crate::host::sockets::{SocketGrant, SocketRoom};
 use crate::output::{Severity, shown_text};
-use crate::request::RequestContext;
+use crate::request::{Cost, RequestContext};
 use crate::state::State;
 use crate::world::World;
 
@@ -276,6 +276,15 @@ impl Asking {
             counter.store(0, Ordering::Relaxed);
         }
         self.keyvalue.renew();
+    }
+
+    /// One of several requests in an instance has gone: what was counted for it is
+    /// counted for another one from now on.
+    pub fn hand_over(&self, gone: &Arc<Cost>, to: &Arc<Cost>) {
+        let mut who = self.who.lock().unwrap_or_else(PoisonError::into_inner);
+        if Arc::ptr_eq(&who.cost, gone) {
+            who.cost = Arc::clone(to);
+        }
     }
 
     /// Tells the operator something about this request, with control characters

@@ -156,6 +156,10 @@ impl SocketGrant {
 /// Sockets that one request may make.
 const SOCKETS: u32 = 256;
 
+/// Sockets after which an instance that several requests share takes no further
+/// one. How many of them are open is not known, so all it has made are counted.
+pub(crate) const SHARED_SOCKETS: u32 = SOCKETS / 2;
+
 /// Sockets of all requests of a process. They take descriptors, of which the
 /// process needs some for everything else.
 pub(crate) struct SocketRoom {

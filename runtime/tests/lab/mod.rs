@@ -9,8 +9,8 @@ use std::time::Duration;
 use http::Request;
 use http_body_util::BodyExt;
 use nxt_wasm_runtime::{
-    Failure, Grants, GuestBody, GuestLog, Limits, OutputStreamKind, RequestBody, RequestContext,
-    Runtime, Severity, World, artifact,
+    Cost, Failure, Grants, GuestBody, GuestLog, Limits, OutputStreamKind, RequestBody,
+    RequestContext, Runtime, Severity, World, artifact,
 };
 
 /// The lab guest of a world.
@@ -66,8 +66,12 @@ pub struct Lab {
 
 impl Lab {
     pub fn of(world: World, limits: Limits) -> Self {
+        Self::with(world, limits, Grants::default())
+    }
+
+    pub fn with(world: World, limits: Limits, grants: Grants) -> Self {
         Self {
-            runtime: load(world, limits, Grants::default()),
+            runtime: load(world, limits, grants),
             lines: Arc::default(),
         }
     }
@@ -81,11 +85,24 @@ impl Lab {
         path: &str,
         body: RequestBody,
     ) -> Result<http::Response<GuestBody>, Failure> {
+        self.send_for(Arc::default(), path, body).await
+    }
+
+    /// The same, and what it costs is noted in `cost`.
+    pub async fn send_for(
+        &self,
+        cost: Arc<Cost>,
+        path: &str,
+        body: RequestBody,
+    ) -> Result<http::Response<GuestBody>, Failure> {
         let request = Request::builder()
             .uri(format!("http://localhost{path}"))
             .body(body)
             .unwrap();
-        let context = RequestContext::new("r1", Arc::clone(&self.lines) as _);
+        let context = RequestContext {
+            cost,
+            ..RequestContext::new("r1", Arc::clone(&self.lines) as _)
+        };
         self.runtime.handle(request, context).await
     }
 

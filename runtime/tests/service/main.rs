@@ -8,19 +8,19 @@
     reason = "tests may fail loudly"
 )]
 
+#[path = "../lab/mod.rs"]
 mod lab;
+mod shared;
 
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures::future::join_all;
 use http_body::Body;
 use http_body_util::BodyExt;
 use lab::{Lab, quick};
-use nxt_wasm_runtime::{GuestBody, Limits, Reason, RequestBody, Reuse, World};
+use nxt_wasm_runtime::{Limits, Reason, RequestBody, Reuse, World};
 
 fn service(limits: Limits) -> Lab {
     Lab::of(World::Service, limits)
@@ -42,15 +42,6 @@ async fn whole(lab: &Lab, path: &str) -> String {
     let bytes = (&mut body).collect().await.unwrap().to_bytes();
     body.finish().await.unwrap();
     String::from_utf8(bytes.to_vec()).unwrap()
-}
-
-fn field<'a>(json: &'a str, name: &str) -> &'a str {
-    let (_, rest) = json.split_once(&format!("\"{name}\":")).unwrap();
-    rest.split([',', '}']).next().unwrap()
-}
-
-async fn instance(lab: &Lab) -> String {
-    field(&whole(lab, "/instance-state").await, "instance").to_owned()
 }
 
 #[tokio::test(flavor = "current_thread")]
@@ -151,6 +142,47 @@ async fn a_response_that_is_broken_off_takes_its_instance_with_it() {
     assert_eq!(whole(&lab, "/counter").await, "1\n");
 }
 
+/// The guest has done all it had to do: what becomes of its response is not its
+/// fault, and nothing of it is left behind.
+#[tokio::test(flavor = "current_thread")]
+async fn a_guest_that_has_ended_serves_on_whatever_becomes_of_its_response() {
+    for world in [World::Proxy, World::Service] {
+        let lab = Lab::of(world, reused(100, 1));
+        assert_eq!(whole(&lab, "/counter").await, "1\n", "{world}");
+        let mut body = lab
+            .ask("/download?bytes=1000000")
+            .await
+            .unwrap()
+            .into_body();
+        while !body.guest_has_ended() {
+            let piece = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
+            assert!(piece.is_some_and(|piece| piece.is_ok()), "{world}");
+        }
+        // The client has not taken the rest.
+        body.abandon();
+        drop(body);
+        assert_eq!(whole(&lab, "/counter").await, "2\n", "{world}");
+    }
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn time_limits_do_not_depend_on_what_the_guest_does() {
+    let lab = service(Limits {
+        cpu_time: Duration::from_secs(600),
+        timeout: Duration::from_millis(500),
+        ..Limits::default()
+    });
+    // The latter would take ten minutes.
+    for path in ["/spin", "/sleep-sync?ms=600000"] {
+        let failure = lab.failure(path).await;
+        assert_eq!(failure.reason, Reason::Timeout, "{path}: {failure}");
+        let mut body = lab.ask("/after-spin").await.unwrap().into_body();
+        (&mut body).collect().await.unwrap();
+        let failure = body.finish().await.unwrap_err();
+        assert_eq!(failure.reason, Reason::Timeout, "{failure}");
+    }
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn instances_are_fresh_unless_reuse_is_set() {
     for world in [World::Proxy, World::Service] {
@@ -176,6 +208,8 @@ async fn a_request_that_fails_takes_its_instance_with_it() {
             "/hang",
             "/midbody?bytes=5&how=drop",
             "/midbody?bytes=400000&how=trap",
+            "/short?sent=10&declared=20",
+            "/short?sent=30&declared=20",
         ] {
             assert_eq!(whole(&lab, "/counter").await, "1\n", "{world} {path}");
             assert_eq!(whole(&lab, "/counter").await, "2\n", "{world} {path}");
@@ -219,92 +253,5 @@ async fn counting_begins_anew_with_each_request() {
         for _ in 0..10 {
             whole(&lab, "/compute?ms=30").await;
         }
-    }
-}
-
-#[tokio::test(flavor = "current_thread")]
-async fn several_requests_at_once_in_one_instance() {
-    let lab = service(reused(1000, 4));
-    let states = join_all((0..12).map(|_| whole(&lab, "/instance-state?ms=100"))).await;
-    let mut instances: Vec<_> = states.iter().map(|s| field(s, "instance")).collect();
-    instances.sort_unstable();
-    instances.dedup();
-    // An instance that is still busy with beginning is not waited for.
-    assert!((3..12).contains(&instances.len()), "{states:?}");
-    let peaks = states.iter().map(|state| field(state, "peak"));
-    let most: u32 = peaks.map(|peak| peak.parse().unwrap()).max().unwrap();
-    assert!((2..=4).contains(&most), "{states:?}");
-    // Of those that nobody is in, one is kept.
-    let kept = instance(&lab).await;
-    assert!(instances.contains(&kept.as_str()), "{kept} {instances:?}");
-    assert_eq!(instance(&lab).await, kept);
-}
-
-#[tokio::test(flavor = "current_thread")]
-async fn a_shared_instance_ends_with_all_that_are_in_it() {
-    let lab = service(Limits {
-        timeout: Duration::from_secs(5),
-        ..reused(1000, 3)
-    });
-    let before = instance(&lab).await;
-    let (first, second, third, other) = tokio::join!(
-        lab.ask("/sleep?ms=3000"),
-        lab.ask("/sleep?ms=3000"),
-        async {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            lab.ask("/trap").await
-        },
-        async {
-            // There is no room for a fourth: it is elsewhere.
-            tokio::time::sleep(Duration::from_millis(80)).await;
-            whole(&lab, "/sleep?ms=100").await
-        },
-    );
-    for ended in [first, second, third] {
-        let failure = ended.map(|_| ()).unwrap_err();
-        assert_eq!(failure.reason, Reason::Trap, "{failure}");
-    }
-    assert_eq!(other, "slept\n");
-    assert_ne!(instance(&lab).await, before);
-}
-
-#[tokio::test(flavor = "current_thread")]
-async fn a_body_that_another_ones_trap_cuts_is_broken() {
-    let lab = service(reused(1000, 3));
-    for path in ["/sse?events=1000&ms=20", "/forever?chunk=1000"] {
-        let mut body = lab.ask(path).await.unwrap().into_body();
-        let first = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
-        assert!(first.unwrap().is_ok());
-        assert_eq!(lab.failure("/trap").await.reason, Reason::Trap);
-        let failure = body.collect().await.map(|_| ()).unwrap_err();
-        assert_eq!(failure.reason, Reason::Trap, "{path}: {failure}");
-    }
-}
-
-#[tokio::test(flavor = "current_thread")]
-async fn who_leaves_a_shared_instance_early_disturbs_nobody_in_it() {
-    let lab = service(reused(1000, 3));
-    let before = instance(&lab).await;
-    let stays = whole(&lab, "/instance-state?ms=300");
-    let leaves = async {
-        let mut body: GuestBody = lab.ask("/forever").await.unwrap().into_body();
-        let piece = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
-        assert!(piece.unwrap().is_ok());
-        poll_fn(|_| Poll::Ready(())).await;
-    };
-    let (state, ()) = tokio::join!(stays, leaves);
-    assert_eq!(field(&state, "instance"), before);
-    // What is left of it in there is not for the next ones.
-    assert_ne!(instance(&lab).await, before);
-}
-
-#[tokio::test(flavor = "current_thread")]
-async fn a_shared_instance_serves_no_more_than_it_may() {
-    let lab = service(reused(5, 2));
-    let mut last = (String::new(), 0);
-    for number in 0..20 {
-        let now = instance(&lab).await;
-        assert_eq!(now != last.0, number % 5 == 0, "{number}");
-        last = (now, number);
     }
 }
