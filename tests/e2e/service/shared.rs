@@ -20,6 +20,7 @@ pub fn cases() -> Vec<Case> {
         shared_no_longer_than_told,
         output_of_those_that_share,
         bodies_of_those_that_share,
+        nobody_waits_for_one_that_computes,
         a_trap_ends_those_that_share,
         errors_of_one_are_not_those_of_others,
         a_timeout_is_that_of_one_request,
@@ -225,6 +226,24 @@ fn begin(server: &Server, target: &str, id: &str) -> Conn {
     conn.send(&request.bytes()).unwrap();
     thread::sleep(Duration::from_millis(200));
     conn
+}
+
+fn nobody_waits_for_one_that_computes(host: &Host) {
+    let settings = [
+        (REUSE, "1000"),
+        (CONCURRENT, "4"),
+        ("UNIT_WASM_CPU_TIME", "6s"),
+    ];
+    let server = start3(host, &settings);
+    let mut busy = begin(&server, "/spin", "busy");
+    for _ in 0..3 {
+        assert_eq!(ask(&server, "/"), "lab\n");
+    }
+    assert_eq!(busy.read_response(false).unwrap().status(), 504);
+    let failed: Vec<String> = server.log.failures().into_iter().map(|f| f.id).collect();
+    assert_eq!(failed, ["busy"]);
+    drop(busy);
+    server.finish();
 }
 
 /// The guest goes on after these, so only the next requests have another instance.
