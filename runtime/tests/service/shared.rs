@@ -190,7 +190,6 @@ async fn an_instance_is_joined_again_when_it_has_time() {
     assert_ne!(instance(&lab).await, home);
     busy.await;
     assert!(joins(&lab, &home).await);
-    drop(stays);
 }
 
 #[tokio::test(flavor = "current_thread")]
