@@ -62,6 +62,12 @@ impl Account {
         self.answered = true;
     }
 
+    /// Nobody knows what became of it.
+    pub fn is_unknown(&mut self) {
+        self.tells = false;
+        self.answered = false;
+    }
+
     fn outcome(&self) -> Outcome {
         let outcome = match self.tells {
             true => Outcome::of(self.reason),

@@ -139,7 +139,7 @@ impl Drop for Exchange<'_> {
         // knows what became.
         if let Some(mut account) = self.account.take() {
             account.status = StatusCode::SERVICE_UNAVAILABLE.as_u16();
-            account.tells = false;
+            account.is_unknown();
             account.settle(self.service, &self.id);
         }
     }

@@ -384,6 +384,8 @@ impl Workshop<'_> {
         })?;
         let cached = report.value("cached")? == "true";
         let description = Description::from_text(&report.0).ok_or_else(no_report)?;
+        // As of a component: from here on nobody can make it longer.
+        let output = seal(output)?;
         bounded(&output, "an artifact", MOST_CODE)?;
         let cache = self.cache.as_ref().filter(|_| self.stores);
         let artifact = match (kept, cache) {
@@ -396,11 +398,11 @@ impl Workshop<'_> {
                     Ok(file) => file,
                     Err(error) => {
                         notes.push(format!("cannot keep the artifact in the cache: {error}"));
-                        seal(output)?
+                        output
                     }
                 }
             }
-            (_, None) => seal(output)?,
+            (_, None) => output,
         };
         self.sweep(&key, &sha256, &mut notes);
         Ok(Prepared {

@@ -94,8 +94,8 @@ struct Wishes {
 /// How to find out whether the application answers.
 #[derive(Debug, clap::Args)]
 pub struct AskArgs {
-    /// Path that has to be answered with a status under 500 [default: the beginning of the route,
-    /// or what was said when it was deployed]
+    /// Path that has to be answered with a status under 500 [default: the beginning of the route;
+    /// with --keep, --all and rollback, what was said when it was deployed]
     #[arg(long, value_name = "PATH", value_parser = path)]
     probe: Option<String>,
     /// Do not ask whether it answers

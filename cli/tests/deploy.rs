@@ -90,6 +90,10 @@ impl Unit {
         self.state.lock().unwrap().config.clone()
     }
 
+    fn set(&self, config: &Value) {
+        self.state.lock().unwrap().config = config.clone();
+    }
+
     fn refuse(&self, refuse: &[(&'static str, usize)]) {
         self.state.lock().unwrap().refuse = refuse.to_vec();
     }
@@ -692,6 +696,20 @@ fn what_others_have_made_of_that_name_has_to_be_taken_over() {
     // It is ours now, by its record, and without.
     let ran = unit.deploy(&["--env", "A=b"]);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");
+    // Not if somebody puts another one in its place, whatever the record says.
+    let ours = unit.config();
+    unit.set(&by_hand);
+    for command in ["remove", "rollback", "deploy"] {
+        let ran = match command {
+            "remove" => unit.run(&["remove", "hello"]),
+            "rollback" => unit.run(&["rollback", "hello", "--no-probe"]),
+            _ => unit.deploy(&["--env", "A=d"]),
+        };
+        assert_eq!(ran.code, 1, "{command}: {ran:?}");
+        assert!(ran.err.contains("--take-over"), "{command}: {ran:?}");
+        assert_eq!(unit.config(), by_hand, "{command}");
+    }
+    unit.set(&ours);
     std::fs::remove_file(unit.path("store/apps/hello.json")).unwrap();
     let ran = unit.deploy(&["--env", "A=c"]);
     assert_eq!((ran.code, ran.err.as_str()), (0, ""), "{ran:?}");

@@ -76,6 +76,18 @@ impl Crowd {
         self.members.remove(at)
     }
 
+    /// The request that the instance begins with now.
+    pub fn begin(&mut self) -> Option<Admission> {
+        let next = self.next.take()?;
+        self.served = self.served.saturating_add(1);
+        Some(next)
+    }
+
+    /// Whether others than the one that is asked for have been begun with.
+    pub fn is_company(&self) -> bool {
+        self.members.len() - usize::from(self.next.is_some()) > 1
+    }
+
     /// Whether the instance has not begun with the request of that id.
     pub fn is_next(&self, id: &Arc<str>) -> bool {
         let next = self.next.as_ref();
@@ -83,9 +95,10 @@ impl Crowd {
     }
 
     /// Gives a request back that the instance, at work for others, has not begun
-    /// with. One that is alone in it waits for it to be made.
+    /// with. The others may have gone since. The first one waits for the instance to
+    /// be made.
     pub fn take_back(&mut self, id: &Arc<str>) -> Option<Entry> {
-        if self.members.len() < 2 || !self.is_next(id) {
+        if self.served == 0 || !self.is_next(id) {
             return None;
         }
         let next = self.next.take()?;

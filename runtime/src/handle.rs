@@ -229,10 +229,6 @@ impl Runtime {
         context: RequestContext,
     ) -> Result<Guest, Failure> {
         let internal = |e: wasmtime::Error| Failure::new(Reason::Trap, format!("{e:#}"));
-        // Its guest has not been asked for anything yet.
-        let no_store = |e: wasmtime::Error| {
-            Failure::new(Reason::Overload, format!("no store can be made: {e:#}"))
-        };
         if let Some(pool) = &self.shared {
             return self.share(pool, request, context);
         }
@@ -246,7 +242,7 @@ impl Runtime {
             }
             None => {
                 let store = self.new_store(&context, &meter);
-                (store.map_err(no_store)?, None, 0)
+                (store.map_err(|e| no_store(&e))?, None, 0)
             }
         };
         let is_service = self.world == World::Service;
@@ -376,8 +372,13 @@ impl Runtime {
         let make = |meter: &Arc<Meter>| self.new_store(context, meter);
         pool.enter(&self.pre, &self.limits, entry, context, make)
             .and_then(|member| member.ok_or_else(|| wasmtime::format_err!("no event loop")))
-            .map_err(|e| Failure::new(Reason::Trap, format!("{e:#}")))
+            .map_err(|e| no_store(&e))
     }
+}
+
+/// The guest has not been asked for anything yet.
+fn no_store(error: &wasmtime::Error) -> Failure {
+    Failure::new(Reason::Overload, format!("no store can be made: {error:#}"))
 }
 
 /// See [`Runtime::empty_store`].

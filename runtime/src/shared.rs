@@ -197,7 +197,9 @@ impl SharedInstance {
             self.work.peek().is_some() || crowd.retired || crowd.next.is_some() || crowd.busy;
         // Only when nobody new comes can it come to rest.
         let has_to_rest = crowd.is_overdue(self.patience);
-        !is_closed && !has_to_rest && inside < self.reuse.concurrent && !self.is_used_up()
+        let is_done = crowd.served >= self.reuse.requests;
+        let is_full = inside >= self.reuse.concurrent;
+        !is_closed && !has_to_rest && !is_done && !is_full && !self.is_used_up()
     }
 
     /// Whether it has made too many sockets for a further request, which may need
@@ -235,11 +237,7 @@ impl SharedInstance {
 
     /// It has begun with a request.
     fn has_begun(self: &Arc<Self>) {
-        let is_last = {
-            let mut crowd = locked(&self.crowd);
-            crowd.served = crowd.served.saturating_add(1);
-            crowd.served >= self.reuse.requests
-        };
+        let is_last = locked(&self.crowd).served >= self.reuse.requests;
         if is_last {
             self.retire();
         }
@@ -260,14 +258,19 @@ impl SharedInstance {
     /// A request goes. Of the instances of an event loop that nobody is in, one is
     /// kept.
     fn leave(self: &Arc<Self>, member: &Member) {
-        let RequestContext { id, log, cost, .. } = &member.context;
+        let RequestContext { id, cost, .. } = &member.context;
         let has_failed = self.work.peek().is_some();
         let (is_empty, left_over) = {
             let mut crowd = locked(&self.crowd);
+            let was_begun = !crowd.is_next(id);
             crowd.remove(id);
             if let Some(latest) = crowd.latest() {
                 // What is sent from now on is for those that are still there.
                 self.asking.hand_over(cost, &latest.cost);
+                if !was_begun {
+                    // It leaves nothing behind.
+                    return;
+                }
                 if !member.at_rest && !has_failed {
                     crowd.leaves_work(id);
                 }
@@ -278,8 +281,7 @@ impl SharedInstance {
             }
         };
         if let Some(by) = &left_over {
-            let text = format!("its instance ends, and with it what {by} may have left in there");
-            log.notice(id, Severity::Info, &text);
+            notice_end(&member.context, by);
         }
         let others_idle = |home: Arc<Home>| {
             locked(&home)
@@ -334,7 +336,24 @@ impl Member {
         if self.begun || (computes && self.turns < TURNS) {
             return None;
         }
-        let entry = locked(&self.instance.crowd).take_back(&self.context.id)?;
+        let instance = &self.instance;
+        let mut crowd = locked(&instance.crowd);
+        let entry = crowd.take_back(&self.context.id)?;
+        let others = crowd.latest().map(|latest| Arc::clone(&latest.cost));
+        let left_over = match others {
+            Some(_) => None,
+            None => crowd.take_left_over(),
+        };
+        drop(crowd);
+        match others {
+            // It may have been counted for.
+            Some(cost) => instance.asking.hand_over(&self.context.cost, &cost),
+            // Nobody drives any more what keeps it from beginning with this one.
+            None => instance.retire(),
+        }
+        if let Some(by) = &left_over {
+            notice_end(&self.context, by);
+        }
         self.gone = true;
         Some(entry)
     }
@@ -362,8 +381,9 @@ impl Member {
     }
 
     /// Whether others are in the instance, who go on with what the guest still does.
+    /// One that it has not begun with may yet go elsewhere.
     pub fn has_company(&self) -> bool {
-        locked(&self.instance.crowd).len() > 1
+        locked(&self.instance.crowd).is_company()
     }
 
     /// Whether what the guest still does can be another's doing.
@@ -401,6 +421,12 @@ impl Drop for Member {
     }
 }
 
+/// Tells the operator that an instance ends before it has come to rest.
+fn notice_end(last: &RequestContext, left_by: &str) {
+    let text = format!("its instance ends, and with it what {left_by} may have left in there");
+    last.log.notice(&last.id, Severity::Info, &text);
+}
+
 /// The inside of an instance.
 struct Instance {
     store: Store<State>,
@@ -433,10 +459,7 @@ impl Instance {
                     let next = {
                         let mut crowd = locked(crowd);
                         crowd.busy = false;
-                        crowd
-                            .next
-                            .take()
-                            .map(|admission| (admission, crowd.names()))
+                        crowd.begin().map(|admission| (admission, crowd.names()))
                     };
                     if let Some((admission, names)) = next {
                         calls.push(serve(accessor, &service, admission, names, limits, meter));

@@ -175,7 +175,8 @@ impl Club {
             let awaited = any(State::Awaited);
             if !awaited && (self.ended == 0 || any(State::Loaded)) {
                 // Who has loaded it may have ended since, and nobody has looked.
-                if self.ended == 0 || self.over || !self.turn(Duration::ZERO) {
+                let is_late = Instant::now() >= until;
+                if self.ended == 0 || self.over || is_late || !self.turn(Duration::ZERO) {
                     return Ok(());
                 }
                 continue;

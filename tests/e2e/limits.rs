@@ -91,9 +91,9 @@ fn uploading_is_not_the_guests_time(host: &Host) {
 fn silence_within_a_response(host: &Host) {
     let server = Server::start(host, App::lab().env("UNIT_WASM_IDLE_TIMEOUT", "3s"));
     let mut conn = server.connect();
-    let lively = Request::get("/sse?events=6&interval=400");
+    let lively = Request::get("/sse?events=12&interval=400");
     let text = conn.exchange(&lively).unwrap().ok().text();
-    assert_eq!(text.matches("data: ").count(), 6);
+    assert_eq!(text.matches("data: ").count(), 12);
     let silent = Request::get("/sse?events=2&interval=20000");
     let begin = Instant::now();
     let result = conn.exchange(&silent.header("x-request-id", "silent"));

@@ -273,7 +273,8 @@ fn the_compile_helper_is_confined(host: &Host) {
     let seen = thread::scope(|scope| {
         let watching = scope.spawn(|| {
             let mut seen = Vec::new();
-            while !done.load(Ordering::Relaxed) {
+            let end = Instant::now() + Duration::from_secs(300);
+            while !done.load(Ordering::Relaxed) && Instant::now() < end {
                 let processes = proc::group(main).into_iter().map(|stat| stat.process);
                 for process in processes.filter(is_limited) {
                     let uid = process.status("Uid");

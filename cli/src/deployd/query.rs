@@ -72,8 +72,7 @@ impl Query {
                 }
                 "keep" => wish.keep = flag(&name, &value)?,
                 "probe" => ask = Some(Ask::Path(path(&value)?)),
-                "no-probe" if flag(&name, &value)? => ask = Some(Ask::Nothing),
-                "no-probe" => {}
+                "no-probe" => ask = Some(no_probe(&value)?),
                 "sha256" => sha256 = Some(value.parse()?),
                 "memory" => wish.limits.push(limit("UNIT_WASM_MEMORY", value)?),
                 "cpu-time" => wish.limits.push(limit("UNIT_WASM_CPU_TIME", value)?),
@@ -96,13 +95,20 @@ impl Query {
             match name.as_str() {
                 "to" => to = Some(value),
                 "probe" => ask = Some(Ask::Path(path(&value)?)),
-                "no-probe" if flag(&name, &value)? => ask = Some(Ask::Nothing),
-                "no-probe" => {}
+                "no-probe" => ask = Some(no_probe(&value)?),
                 other => return Err(unknown(other)),
             }
         }
         Ok((to, ask))
     }
+}
+
+/// Whether it is not to be asked, or as usual.
+fn no_probe(value: &str) -> Result<Ask, String> {
+    Ok(match flag("no-probe", value)? {
+        true => Ask::Nothing,
+        false => Ask::Route,
+    })
 }
 
 fn unknown(name: &str) -> String {

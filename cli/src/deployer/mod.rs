@@ -129,7 +129,8 @@ impl Deployer {
                     probe,
                     ..Deployment::new(found, size, settings)
                 };
-                let foreign = self.is_foreign(name)?;
+                let record = self.store.record(name)?;
+                let foreign = self.is_foreign(&self.control.config()?, name, record.as_ref())?;
                 if foreign && !order.take_over {
                     return Err(PlanError::NotOurs(name.to_string()).into());
                 }
@@ -146,17 +147,38 @@ impl Deployer {
         ))
     }
 
-    /// Whether Unit has an application of this name that neither a record of the store
-    /// nor the application itself says to be deployed from here.
-    fn is_foreign(&self, name: &Name) -> Result<bool, DeployError> {
-        if self.store.record(name)?.is_some() {
+    /// Whether Unit has an application of this name that was not deployed from this
+    /// store: its component is none of the store's, nor of those in its `record`. Another
+    /// machine may have made that.
+    fn is_foreign(
+        &self,
+        config: &serde_json::Value,
+        name: &Name,
+        record: Option<&Record>,
+    ) -> Result<bool, DeployError> {
+        plan::check_type(config, name.as_str())?;
+        let Some(app) = plan::member(config, "applications", name.as_str()) else {
             return Ok(false);
-        }
-        let config = self.control.config()?;
-        plan::check_type(&config, name.as_str())?;
-        let app = plan::member(&config, "applications", name.as_str());
+        };
         // One that is ours, and not recorded, is of a deployment that was killed.
-        Ok(app.is_some_and(|app| !origin::is_from(app, self.local())))
+        let digest = origin::pinned(app).filter(|digest| !digest.is_empty());
+        let is_recorded = record
+            .zip(digest)
+            .is_some_and(|(record, digest)| record.of_digest(digest).is_some());
+        Ok(!is_recorded && !origin::is_from(app, self.local()))
+    }
+
+    /// Refuses what [`Deployer::is_foreign`] finds.
+    fn check_ours(
+        &self,
+        config: &serde_json::Value,
+        name: &Name,
+        record: Option<&Record>,
+    ) -> Result<(), DeployError> {
+        match self.is_foreign(config, name, record)? {
+            true => Err(PlanError::NotOurs(name.to_string()).into()),
+            false => Ok(()),
+        }
     }
 
     /// The settings that are asked for, with those that are deployed now, and how it is
@@ -213,6 +235,7 @@ impl Deployer {
                 .of_digest(digest)
                 .ok_or_else(|| problem(format!("no deployment of {digest} is remembered")))?,
         };
+        self.check_ours(&self.control.config()?, name, Some(&record))?;
         self.bring_here(&target.digest)?;
         let mut deployment = target.again();
         if let Some(ask) = ask {
@@ -338,7 +361,7 @@ impl Deployer {
         if record.is_none() && !is_left() {
             return Err(DeployError::Unknown(name.clone()));
         }
-        plan::check_type(&config, name.as_str())?;
+        self.check_ours(&config, name, record.as_ref())?;
         plan::check_unused(&config, name.as_str())?;
         let wanted = State::none();
         let before = Before::of(&config, name.as_str(), &wanted);

@@ -38,12 +38,13 @@ impl Deployer {
         let names = self.store.names()?;
         let mut left = origin::names(&config, self.local());
         left.retain(|name| !names.contains(name));
-        let restore = |name: Name| {
-            let result = self.restore(&name, ask);
-            (name, result)
+        let restore = |name: Name| match self.restore(&name, ask) {
+            // Another machine has removed it meanwhile.
+            Err(DeployError::Unknown(_)) => None,
+            result => Some((name, result)),
         };
         Ok(Restored {
-            outcomes: names.into_iter().map(restore).collect(),
+            outcomes: names.into_iter().filter_map(restore).collect(),
             left,
         })
     }
@@ -53,7 +54,9 @@ impl Deployer {
         let deployment = record.as_ref().and_then(Record::current).cloned();
         let deployment = deployment.ok_or_else(|| DeployError::Unknown(name.clone()))?;
         self.bring_here(&deployment.digest)?;
-        let there = self.state(&self.control.config()?, name, &deployment)? == Running::Yes;
+        let config = self.control.config()?;
+        self.check_ours(&config, name, record.as_ref())?;
+        let there = self.state(&config, name, &deployment)? == Running::Yes;
         let ask = match there {
             true => &Ask::Nothing,
             false => ask.unwrap_or(&deployment.probe),

@@ -13,9 +13,13 @@ pub fn is_from(app: &Value, store: &Store) -> bool {
     let Some(digest) = path.and_then(|path| digest(path.to_str()?)) else {
         return false;
     };
-    let pinned = app.pointer("/environment/UNIT_WASM_SHA256");
-    pinned.and_then(Value::as_str) == Some(digest.as_str())
-        && store.component_path(&digest).as_deref() == path
+    pinned(app) == Some(digest.as_str()) && store.component_path(&digest).as_deref() == path
+}
+
+/// The digest that an application pins its component by.
+pub fn pinned(app: &Value) -> Option<&str> {
+    app.pointer("/environment/UNIT_WASM_SHA256")
+        .and_then(Value::as_str)
 }
 
 /// The applications of `config` that deployments from `store` have made.

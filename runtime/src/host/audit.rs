@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use serde_json::{Map, Value};
+use tokio::sync::Mutex;
 use wasmtime::StoreContextMut;
 use wasmtime::component::{ComponentType, Lift, Linker, Lower};
 
@@ -28,7 +29,7 @@ pub struct AuditLog {
     target: AuditTarget,
     application: String,
     /// The last record may have been written in part. Held while one is written.
-    torn: Mutex<bool>,
+    torn: Arc<Mutex<bool>>,
     redactor: Redactor,
 }
 
@@ -125,7 +126,7 @@ impl AuditLog {
         Self {
             target,
             application: application.to_owned(),
-            torn: Mutex::new(false),
+            torn: Arc::default(),
             redactor,
         }
     }
@@ -150,7 +151,10 @@ impl AuditLog {
         if record.len() > RECORD {
             return Err(Error::TooLarge);
         }
-        let written = tokio::task::spawn_blocking(move || self.write(record.as_bytes()));
+        // One thread at a time: others have use for the rest, and who waits here can
+        // still give up.
+        let mut torn = Arc::clone(&self.torn).lock_owned().await;
+        let written = tokio::task::spawn_blocking(move || self.write(record.as_bytes(), &mut torn));
         // The event loop is ending if it is not begun.
         let written = written.await.unwrap_or_else(|e| Err(io::Error::other(e)));
         written.map_err(|error| {
@@ -189,8 +193,7 @@ impl AuditLog {
 
     /// In one call, so that records do not mix. A full disk can take half of
     /// one; the next then begins on a line of its own.
-    fn write(&self, record: &[u8]) -> io::Result<()> {
-        let mut torn = self.torn.lock().unwrap_or_else(PoisonError::into_inner);
+    fn write(&self, record: &[u8], torn: &mut bool) -> io::Result<()> {
         if *torn {
             self.target.write(b"\n")?;
             *torn = false;
@@ -250,7 +253,7 @@ mod tests {
     use crate::output::{GuestLog, OutputStreamKind};
 
     #[derive(Default)]
-    struct Notices(Mutex<Vec<String>>);
+    struct Notices(std::sync::Mutex<Vec<String>>);
 
     impl GuestLog for Notices {
         fn line(&self, _: &str, _: OutputStreamKind, _: &str) {}

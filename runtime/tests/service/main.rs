@@ -155,8 +155,11 @@ async fn a_guest_that_has_ended_serves_on_whatever_becomes_of_its_response() {
             .unwrap()
             .into_body();
         while !body.guest_has_ended() {
-            let piece = poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await;
-            assert!(piece.is_some_and(|piece| piece.is_ok()), "{world}");
+            match poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+                Some(piece) => drop(piece.unwrap()),
+                // On a busy machine it can be late.
+                None => drop(body.finish().await.unwrap()),
+            }
         }
         // The client has not taken the rest.
         body.abandon();

@@ -175,6 +175,44 @@ async fn nobody_waits_for_a_neighbour_that_keeps_its_instance_to_itself() {
     assert_ne!(instance(&lab).await, before);
 }
 
+/// Nor does a neighbour leave its work to one that the instance has not begun with.
+#[tokio::test(flavor = "current_thread")]
+async fn what_goes_on_after_a_response_is_not_left_to_one_that_waits() {
+    let lab = service(Limits {
+        cpu_time: Duration::from_secs(600),
+        timeout: Duration::from_secs(600),
+        ..reused(1000, 4)
+    });
+    let home = instance(&lab).await;
+    let mut body = lab.ask("/after-spin").await.unwrap().into_body();
+    (&mut body).collect().await.unwrap();
+    let mut spins = pin!(body.finish());
+    assert!(poll!(&mut spins).is_pending());
+    let mut waits = pin!(instance(&lab));
+    assert!(poll!(&mut waits).is_pending());
+    assert!(poll!(&mut spins).is_pending(), "it has left its work");
+    assert_ne!(waits.await, home);
+}
+
+#[tokio::test(flavor = "current_thread")]
+async fn one_that_waits_does_not_fail_with_its_neighbour() {
+    let lab = service(Limits {
+        cpu_time: Duration::from_secs(1),
+        timeout: Duration::from_secs(600),
+        ..reused(1000, 4)
+    });
+    let home = instance(&lab).await;
+    let mut spins = pin!(lab.ask("/spin"));
+    assert!(poll!(&mut spins).is_pending());
+    let mut waits = pin!(instance(&lab));
+    assert!(poll!(&mut waits).is_pending());
+    let Err(failure) = spins.await else {
+        panic!("it spins");
+    };
+    assert_eq!(failure.reason, Reason::CpuTime);
+    assert_ne!(waits.await, home);
+}
+
 #[tokio::test(flavor = "current_thread")]
 async fn an_instance_is_joined_again_when_it_has_time() {
     let lab = service(Limits {

@@ -263,7 +263,7 @@ fn bad_pages(host: &Host) {
 
 fn a_slow_server(host: &Host) {
     let peer = HttpPeer::plain();
-    let server = start(host, &peer, &[("10s", "300ms")]);
+    let server = start(host, &peer, &[("10s", "2s")]);
     for (target, status, text) in [
         (
             "/slow?ms=100000",

@@ -1,17 +1,19 @@
 //! Connections to addresses that have been checked.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
+use futures::future::abortable;
 use futures::stream::FuturesUnordered;
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::net::TcpStream;
-use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use wasmtime_wasi_http::Error;
@@ -147,27 +149,29 @@ async fn race<T, F: Future<Output = io::Result<T>>>(
 ) -> io::Result<T> {
     let mut left = addresses.into_iter();
     let mut attempts = FuturesUnordered::new();
+    // Those that have not answered, the oldest first.
+    let mut silent = VecDeque::new();
     let mut first_error = None;
     loop {
         if attempts.len() < AT_ONCE
             && let Some(address) = left.next()
         {
-            let most = match left.len() < AT_ONCE {
-                // There will be room for all that are left.
-                true => Duration::MAX,
-                false => PATIENCE,
-            };
-            let attempt = timeout(most, connect(address));
-            attempts.push(async {
-                let late = |_| Err(io::ErrorKind::TimedOut.into());
-                attempt.await.unwrap_or_else(late)
-            });
+            let (attempt, handle) = abortable(connect(address));
+            attempts.push(async move { (address, attempt.await) });
+            silent.push_back((address, Instant::now(), handle));
         }
+        let is_full = left.len() > 0 && attempts.len() == AT_ONCE;
+        let oldest = silent.front().map(|(_, since, _)| *since);
+        let given_up = oldest.unwrap_or_else(Instant::now) + PATIENCE;
         tokio::select! {
             attempt = attempts.next() => match attempt {
-                Some(Ok(stream)) => return Ok(stream),
-                Some(Err(error)) => {
-                    first_error.get_or_insert(error);
+                Some((_, Ok(Ok(stream)))) => return Ok(stream),
+                Some((address, other)) => {
+                    silent.retain(|(of, ..)| *of != address);
+                    let late = |_| Err(io::ErrorKind::TimedOut.into());
+                    if let Err(error) = other.unwrap_or_else(late) {
+                        first_error.get_or_insert(error);
+                    }
                 }
                 None => {
                     let none = || io::Error::from(io::ErrorKind::AddrNotAvailable);
@@ -175,6 +179,11 @@ async fn race<T, F: Future<Output = io::Result<T>>>(
                 }
             },
             () = sleep(STAGGER), if left.len() > 0 && attempts.len() < AT_ONCE => {}
+            () = sleep_until(given_up), if is_full => {
+                if let Some((_, _, handle)) = silent.pop_front() {
+                    handle.abort();
+                }
+            }
         }
     }
 }
@@ -232,6 +241,21 @@ mod tests {
         assert_eq!(connected.await.unwrap(), last);
         let tried = tried.into_inner().unwrap();
         assert_eq!((tried.all, tried.most), (all, AT_ONCE));
+    }
+
+    /// As long as there is room, a slow one has all the time there is.
+    #[tokio::test(start_paused = true)]
+    async fn a_slow_address_is_not_given_up_when_all_others_refuse() {
+        let all = addresses(7);
+        let first = all[0];
+        let connected = race(all, async |address| {
+            if address == first {
+                sleep(PATIENCE * 3).await;
+                return Ok(address);
+            }
+            Err(io::Error::from(io::ErrorKind::ConnectionRefused))
+        });
+        assert_eq!(connected.await.unwrap(), first);
     }
 
     #[tokio::test]
