@@ -1,5 +1,5 @@
 //! `nxt-wasm` and the module agree: on artifacts, and on what cannot be served. What
-//! it makes to begin with can be built and served.
+//! it makes to begin with can be built and deployed.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -14,6 +14,7 @@ use harness::launch::open_to_all;
 use harness::{App, Host, Server, guests};
 use serde_json::{Value, json};
 
+use crate::deploy::Site;
 use crate::startup::expect_refusal;
 use crate::{Case, Scope, cases};
 
@@ -161,7 +162,7 @@ fn a_starter_in_python(host: &Host) {
     });
 }
 
-/// Makes a component to begin with, builds it as its README says, and serves it.
+/// Makes a component to begin with, builds it as its README says, and deploys it.
 fn builds_and_serves(host: &Host, language: &str, prepare: impl Fn(&Path)) {
     let folder = tempfile::tempdir().unwrap();
     open_to_all(folder.path());
@@ -182,9 +183,11 @@ fn builds_and_serves(host: &Host, language: &str, prepare: impl Fn(&Path)) {
     let checked = cli::run([OsStr::new("check")].into_iter().chain(arguments)).ok();
     assert!(checked.out.contains("It can be served."), "{checked:?}");
 
-    let app = App::new("shop", &component).env("GREETING", "Moin");
-    let server = Server::start(host, app);
-    let response = server.send(&Request::post("/a/b?x=1", "hello")).ok();
+    let site = Site::start(host);
+    let more = ["--route", "/*", "--env", "GREETING=Moin"];
+    site.deploy(&component, "my-shop", &more).ok();
+    let request = Request::post("/a/b?x=1", "hello");
+    let response = http::fetch(site.addr, &request).expect("an answer").ok();
     let said: Value = serde_json::from_slice(&response.body).expect("JSON");
     for (name, value) in [
         ("language", json!(language)),
@@ -195,5 +198,5 @@ fn builds_and_serves(host: &Host, language: &str, prepare: impl Fn(&Path)) {
     ] {
         assert_eq!(said[name], value, "{said}");
     }
-    server.finish();
+    site.server.finish();
 }

@@ -277,8 +277,8 @@ fn tell_times() {
 
 fn main() -> ExitCode {
     let mut arguments = Arguments::from_args();
-    // More would make the measurements of one test those of another.
-    arguments.test_threads.get_or_insert(2);
+    // Tests mostly wait. More at once would make the measurements of one those of another.
+    arguments.test_threads.get_or_insert(3);
     let mut trials = Vec::new();
     for kind in Kind::ALL {
         for case in all().iter().filter(|case| case.scope.covers(kind)) {
