@@ -33,7 +33,8 @@ pub async fn read(request: &Request) -> Answer {
     }
 }
 
-/// `/write?path=P&n=N`: makes it N bytes long, in pieces.
+/// `/write?path=P&n=N`: makes it N bytes long, in pieces. With `offset=O` it keeps
+/// what it has, and N bytes are written there.
 pub async fn write(request: &Request) -> Answer {
     fill(request, false).await
 }
@@ -44,7 +45,7 @@ pub async fn append(request: &Request) -> Answer {
 }
 
 async fn fill(request: &Request, append: bool) -> Answer {
-    let how = match append {
+    let how = match append || request.has("offset") {
         true => OpenFlags::CREATE,
         false => OpenFlags::CREATE | OpenFlags::TRUNCATE,
     };
@@ -55,7 +56,7 @@ async fn fill(request: &Request, append: bool) -> Answer {
     let (mut stream, data) = wit_stream::new();
     let done = match append {
         true => file.append_via_stream(data),
-        false => file.write_via_stream(data, 0),
+        false => file.write_via_stream(data, request.number("offset", 0)),
     };
     let mut left = request.number("n", 0) as usize;
     while left > 0 {
@@ -89,13 +90,112 @@ pub async fn list(request: &Request) -> Answer {
     reply::text(names.concat())
 }
 
+/// `/resize?path=P&n=N`: sets its size, as a file opened for writing, or with
+/// `read=1` for reading only.
+pub async fn resize(request: &Request) -> Answer {
+    let access = match request.number("read", 0) {
+        0 => DescriptorFlags::WRITE,
+        _ => DescriptorFlags::READ,
+    };
+    let resized = match open(request, OpenFlags::empty(), access).await {
+        Ok(file) => file.set_size(request.number("n", 0)).await,
+        Err(error) => Err(error),
+    };
+    match resized {
+        Ok(()) => reply::text("ok\n"),
+        Err(error) => reply::error(error),
+    }
+}
+
+/// `/make?what=W&path=P,P[&to=T]`: a `directory`, a `symlink` with the text T or a
+/// hard `link` to the file T at each path. A line for each: `ok` or the error.
+pub async fn make(request: &Request) -> Answer {
+    let mut lines = String::new();
+    for path in request.text("path").split(',') {
+        let line = match make_one(request, path).await {
+            Ok(()) => "ok".to_string(),
+            Err(error) => reply::name(error),
+        };
+        lines += &(line + "\n");
+    }
+    reply::text(lines)
+}
+
+async fn make_one(request: &Request, path: &str) -> Result<(), ErrorCode> {
+    let (folder, name) = place(path)?;
+    let to = request.text("to");
+    match request.text("what").as_str() {
+        "directory" => folder.create_directory_at(name).await,
+        "symlink" => folder.symlink_at(to, name).await,
+        "link" => {
+            let (from, old) = place(&to)?;
+            from.link_at(PathFlags::empty(), old, &folder, name).await
+        }
+        _ => Err(ErrorCode::Invalid),
+    }
+}
+
+/// `/streams?path=P&n=N&how=H`: N streams at the same time, to `read`, `write` or
+/// `append` to the file P, or to `list` the folder. Then drops them, and says how
+/// many there were and why not the last that was refused: `N ok` or `N ERROR`.
+pub async fn streams(request: &Request) -> Answer {
+    let how = request.text("how");
+    let (open_flags, access) = match how.as_str() {
+        "list" => (OpenFlags::DIRECTORY, DescriptorFlags::READ),
+        "read" => (OpenFlags::empty(), DescriptorFlags::READ),
+        _ => (OpenFlags::empty(), DescriptorFlags::WRITE),
+    };
+    let file = match open(request, open_flags, access).await {
+        Ok(file) => file,
+        Err(error) => return reply::error(error),
+    };
+    let (mut data, mut entries, mut inputs, mut ends) = (vec![], vec![], vec![], vec![]);
+    for _ in 0..request.number("n", 1) {
+        ends.push(match how.as_str() {
+            "read" => {
+                let (stream, end) = file.read_via_stream(0);
+                data.push(stream);
+                end
+            }
+            "list" => {
+                let (stream, end) = file.read_directory();
+                entries.push(stream);
+                end
+            }
+            _ => {
+                let (input, stream) = wit_stream::new::<u8>();
+                inputs.push(input);
+                match how.as_str() {
+                    "append" => file.append_via_stream(stream),
+                    _ => file.write_via_stream(stream, 0),
+                }
+            }
+        });
+    }
+    drop((data, entries, inputs));
+    let (mut open, mut refused) = (0, "ok".to_string());
+    for end in ends {
+        match end.await {
+            Ok(()) => open += 1,
+            Err(error) => refused = reply::name(error),
+        }
+    }
+    reply::text(format!("{open} {refused}\n"))
+}
+
 /// Opens `path` in the preopened folder that it begins with.
 async fn open(
     request: &Request,
     how: OpenFlags,
     access: DescriptorFlags,
 ) -> Result<Descriptor, ErrorCode> {
-    let path = request.text("path");
+    let (folder, rest) = place(&request.text("path"))?;
+    let follow = PathFlags::SYMLINK_FOLLOW;
+    folder.open_at(follow, rest, how, access).await
+}
+
+/// The preopened folder that `path` begins with, and the rest of it.
+fn place(path: &str) -> Result<(Descriptor, String), ErrorCode> {
     for (folder, name) in get_directories() {
         let Some(rest) = path.strip_prefix(name.trim_end_matches('/')) else {
             continue;
@@ -104,9 +204,7 @@ async fn open(
             "" => ".",
             rest => rest,
         };
-        return folder
-            .open_at(PathFlags::SYMLINK_FOLLOW, rest.to_string(), how, access)
-            .await;
+        return Ok((folder, rest.to_string()));
     }
     Err(ErrorCode::Other(Some("no folder is granted there".into())))
 }

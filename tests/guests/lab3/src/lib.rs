@@ -21,6 +21,7 @@
 //! | `/after` `/after-spin` `/after-trap` | after the response | faults.rs |
 //! | `/fetch` `/fetch-many` `/fetch-post` | requests to others | outgoing.rs |
 //! | `/read` `/write` `/append` `/list` `/file` | files | files.rs |
+//! | `/resize` `/make` `/streams` | files: sizes, directories and links, many streams | files.rs |
 //! | `/tcp` `/tcp-many` `/udp` `/listen` `/resolve` | sockets and names | sockets.rs |
 
 mod answers;
@@ -132,6 +133,9 @@ async fn dispatch(owned: Request) -> Answer {
         "/append" => files::append(request).await,
         "/list" => files::list(request).await,
         "/file" => files::file(request),
+        "/resize" => files::resize(request).await,
+        "/make" => files::make(request).await,
+        "/streams" => files::streams(request).await,
 
         "/tcp" => sockets::tcp(request).await,
         "/tcp-many" => sockets::tcp_many(request),
