@@ -5,6 +5,7 @@ use std::fs;
 use harness::{Host, Request, Server};
 use serde_json::json;
 
+use super::reuse::REUSE;
 use super::{app, ask, ask_as, error, start};
 use crate::access::{make_directory, write_file};
 use crate::{Case, cases};
@@ -18,6 +19,14 @@ pub fn cases() -> Vec<Case> {
         there_is_no_way_out,
         the_quota_bounds_what_is_written,
         the_quota_is_for_each_request,
+        the_quota_bounds_what_a_file_is_resized_to,
+        a_gap_before_what_is_written_counts,
+        new_entries_count,
+        directories_and_links,
+        links_lead_nowhere_out,
+        a_link_makes_nothing_writable,
+        a_read_only_directory_keeps_sizes_and_entries,
+        many_streams_are_bounded,
     ]
 }
 
@@ -157,5 +166,243 @@ fn the_quota_is_for_each_request(host: &Host) {
     for number in 0..5 {
         assert_eq!(size(&server, &format!("file-{number}")), 90_000);
     }
+    server.finish();
+}
+
+/// The guest with a quota of `bytes`.
+fn with_quota(host: &Host, mode: &str, bytes: u64) -> Server {
+    let bytes = bytes.to_string();
+    with_directory(host, mode, &[("UNIT_WASM_WRITE_QUOTA", &bytes)])
+}
+
+/// The content of a file that began as `inside\n`.
+fn content(server: &Server) -> Vec<u8> {
+    fs::read(server.data().join("in/file.txt")).expect("a file")
+}
+
+fn the_quota_bounds_what_a_file_is_resized_to(host: &Host) {
+    let server = with_quota(host, "rw", QUOTA);
+    let resize = |id: &str, n: u64| {
+        let target = format!("/resize?path=/data/file.txt&n={n}");
+        ask_as(&server, id, target)
+    };
+    let before = content(&server);
+    let length = before.len() as u64;
+    for (id, n) in [
+        ("just-over", length + QUOTA + 1),
+        ("far-over", 1 << 40),
+        ("last", u64::MAX),
+    ] {
+        assert_eq!(resize(id, n), error("Quota"), "{id}");
+        assert_eq!(content(&server), before, "{id}");
+        server
+            .log
+            .expect(&["[warn]", &format!("request={id} "), "UNIT_WASM_WRITE_QUOTA"]);
+    }
+    // To shrink costs nothing, nor does to stay.
+    assert_eq!(resize("fits", length + QUOTA), "ok\n");
+    assert_eq!(size(&server, "file.txt"), length + QUOTA);
+    assert_eq!(resize("same", length + QUOTA), "ok\n");
+    assert_eq!(resize("shrink", 2), "ok\n");
+    assert_eq!(content(&server), b"in");
+    server.finish();
+}
+
+fn a_gap_before_what_is_written_counts(host: &Host) {
+    let server = with_quota(host, "rw", QUOTA);
+    let write = |name: &str, offset: u64, n: u64| {
+        let target = format!("/write?path=/data/{name}&offset={offset}&n={n}");
+        ask(&server, target)
+    };
+    let before = content(&server);
+    let length = before.len() as u64;
+    // The file is opened by the flag that creates it, which counts an entry.
+    let fits = length + QUOTA - ENTRY - 1;
+    for offset in [fits + 2, 10 * QUOTA, u64::MAX] {
+        assert_eq!(write("file.txt", offset, 1), error("Quota"), "{offset}");
+        assert_eq!(content(&server), before, "{offset}");
+    }
+    // The gap alone would do.
+    assert_eq!(write("file.txt", fits, 2), error("Quota"));
+    assert_eq!(content(&server), before);
+    assert_eq!(write("file.txt", fits, 1), "ok\n");
+    assert_eq!(size(&server, "file.txt"), fits + 1);
+    assert!(content(&server).starts_with(&before));
+    // Within a file there is none.
+    fs::write(server.data().join("in/file.txt"), vec![b'-'; 500_000]).expect("written");
+    assert_eq!(write("file.txt", 499_990, 20), "ok\n");
+    assert_eq!(size(&server, "file.txt"), 500_010);
+    server.finish();
+}
+
+fn new_entries_count(host: &Host) {
+    let server = with_quota(host, "rw", 2 * ENTRY);
+    for (what, to) in [
+        ("directory", ""),
+        ("symlink", "file.txt"),
+        ("link", "/data/file.txt"),
+    ] {
+        let path = |number: u8| format!("/data/{what}-{number}");
+        let paths = [path(1), path(1), path(2), path(3)].join(",");
+        let target = format!("/make?what={what}&path={paths}&to={to}");
+        // What is there already was not made, and does not count.
+        let made = ask_as(&server, what, target);
+        assert_eq!(made, "ok\nExist\nok\nQuota\n", "{what}");
+        server.log.expect(&[
+            "[warn]",
+            &format!("request={what} "),
+            "UNIT_WASM_WRITE_QUOTA",
+        ]);
+    }
+    let expected = "directory-1\ndirectory-2\nfile.txt\nlink-1\nlink-2\nsymlink-1\nsymlink-2\n";
+    assert_eq!(ask(&server, "/list?path=/data"), expected);
+    server.finish();
+}
+
+fn directories_and_links(host: &Host) {
+    let server = with_directory(host, "rw", &[]);
+    let inside = server.data().join("in");
+    let make = |what: &str, path: &str, to: &str| {
+        let target = format!("/make?what={what}&path=/data/{path}&to={to}");
+        ask(&server, target)
+    };
+    assert_eq!(make("directory", "sub", ""), "ok\n");
+    assert!(inside.join("sub").is_dir());
+    assert_eq!(make("directory", "none/sub", ""), "NoEntry\n");
+    assert_eq!(make("symlink", "sub/soft", "../file.txt"), "ok\n");
+    let text = fs::read_link(inside.join("sub/soft")).expect("a link");
+    assert_eq!(text.to_str(), Some("../file.txt"));
+    assert_eq!(make("link", "sub/hard", "/data/file.txt"), "ok\n");
+    assert_eq!(make("link", "sub/other", "/data/none"), "NoEntry\n");
+    for path in ["sub/soft", "sub/hard"] {
+        let text = ask(&server, format!("/read?path=/data/{path}"));
+        assert_eq!(text, "inside\n", "{path}");
+    }
+    // It is the same file.
+    assert_eq!(ask(&server, "/write?path=/data/sub/hard&n=3"), "ok\n");
+    assert_eq!(content(&server), b"xxx");
+    server.finish();
+}
+
+fn links_lead_nowhere_out(host: &Host) {
+    let server = with_directory(host, "rw", &[]);
+    let data = server.data();
+    let secret = data.join("secret.txt");
+    std::os::unix::fs::symlink("..", data.join("in/up")).expect("a link");
+    let absolute = secret.to_str().expect("a path");
+    let make = |what: &str, path: &str, to: &str| {
+        let target = format!("/make?what={what}&path=/data/{path}&to={to}");
+        ask(&server, target)
+    };
+    for to in ["../secret.txt", "up/secret.txt", "./../secret.txt"] {
+        let made = make("link", "hard", &format!("/data/{to}"));
+        assert_eq!(made, "NotPermitted\n", "{to}");
+        assert!(!data.join("in/hard").exists(), "{to}");
+    }
+    for what in ["directory", "symlink", "link"] {
+        for path in ["../made", "up/made", "up/../../made"] {
+            let made = make(what, path, "/data/file.txt");
+            assert_eq!(made, "NotPermitted\n", "{what} {path}");
+        }
+    }
+    assert!(!data.join("made").exists());
+    for to in [absolute, "/data/file.txt"] {
+        assert_eq!(make("symlink", "soft", to), "NotPermitted\n", "{to}");
+        assert!(!data.join("in/soft").exists(), "{to}");
+    }
+    // A relative text can be anything, but no guest gets out by it.
+    for to in ["../secret.txt", "up/secret.txt", "../in/file.txt"] {
+        assert_eq!(make("symlink", "soft", to), "ok\n", "{to}");
+        for route in ["read", "write", "append", "resize"] {
+            let text = ask(&server, format!("/{route}?path=/data/soft&n=1"));
+            assert!(text.starts_with("{\"error\":"), "{route} {to}: {text}");
+        }
+        fs::remove_file(data.join("in/soft")).expect("a link");
+    }
+    assert_eq!(fs::read_to_string(secret).expect("a file"), "secret\n");
+    assert_eq!(content(&server), b"inside\n");
+    server.finish();
+}
+
+fn a_read_only_directory_keeps_sizes_and_entries(host: &Host) {
+    // Nothing is made, so that it does not matter that there is room for one.
+    let server = with_quota(host, "ro", ENTRY);
+    for n in [0, 3, 1000] {
+        for read in [0, 1] {
+            let target = format!("/resize?path=/data/file.txt&n={n}&read={read}");
+            assert_eq!(ask(&server, target), error("NotPermitted"), "{n} {read}");
+            assert_eq!(content(&server), b"inside\n", "{n} {read}");
+        }
+    }
+    for (what, to) in [
+        ("directory", ""),
+        ("symlink", "file.txt"),
+        ("link", "/data/file.txt"),
+    ] {
+        let target = format!("/make?what={what}&path=/data/a,/data/b&to={to}");
+        let made = ask(&server, target);
+        assert_eq!(made, "NotPermitted\nNotPermitted\n", "{what}");
+    }
+    assert_eq!(ask(&server, "/list?path=/data"), "file.txt\n");
+    server.finish();
+}
+
+fn a_link_makes_nothing_writable(host: &Host) {
+    let server = Server::start_with(host, |server| {
+        let (inside, kept) = (server.data().join("in"), server.data().join("kept"));
+        make_directory(&inside);
+        make_directory(&kept);
+        write_file(&inside.join("file.txt"), "inside\n");
+        write_file(&kept.join("file.txt"), "kept\n");
+        let list = json!([
+            { "host": inside, "guest": "/data", "mode": "rw" },
+            { "host": kept, "guest": "/kept", "mode": "ro" },
+        ]);
+        app(&[]).filesystem(list).into()
+    });
+    for (path, to) in [
+        ("/data/hard", "/kept/file.txt"),
+        ("/kept/hard", "/data/file.txt"),
+        ("/kept/hard", "/kept/file.txt"),
+    ] {
+        let made = ask(&server, format!("/make?what=link&path={path}&to={to}"));
+        assert_eq!(made, "NotPermitted\n", "{path} {to}");
+    }
+    assert_eq!(ask(&server, "/list?path=/data"), "file.txt\n");
+    assert_eq!(ask(&server, "/list?path=/kept"), "file.txt\n");
+    server.finish();
+}
+
+/// Streams of files that a request can have open.
+const STREAMS: u64 = 256;
+
+fn many_streams_are_bounded(host: &Host) {
+    let server = with_directory(host, "rw", &[(REUSE, "100"), ("UNIT_WASM_THREADS", "1")]);
+    assert_eq!(ask(&server, "/counter"), "1\n");
+    for (how, path, code) in [
+        ("read", "/data/file.txt", "InsufficientMemory"),
+        ("list", "/data", "InsufficientMemory"),
+        ("write", "/data/file.txt", "Quota"),
+        ("append", "/data/file.txt", "Quota"),
+    ] {
+        let open = |n: u64| format!("/streams?how={how}&path={path}&n={n}");
+        let fits = format!("{STREAMS} ok\n");
+        let refused = format!("{STREAMS} {code}\n");
+        assert_eq!(ask(&server, open(STREAMS)), fits, "{how}");
+        // One instance serves all of these, so it has to have its streams back.
+        for (id, n) in [("one", STREAMS + 1), ("ten", STREAMS + 10)] {
+            let id = format!("{how}-{id}");
+            assert_eq!(ask_as(&server, &id, open(n)), refused, "{id}");
+            let request = format!("request={id} ");
+            server.log.expect(&[
+                "[warn]",
+                &request,
+                "a stream of a file refused: 256 are open",
+            ]);
+        }
+        assert_eq!(ask(&server, open(STREAMS)), fits, "{how}");
+    }
+    assert_eq!(ask(&server, "/read?path=/data/file.txt"), "inside\n");
+    assert_eq!(ask(&server, "/counter"), "2\n");
     server.finish();
 }
