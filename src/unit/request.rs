@@ -72,8 +72,9 @@ impl Request {
     fn info(&self) -> &sys::nxt_unit_request_info_t {
         // SAFETY: libunit keeps it until the request is done: by `finish`,
         // after which there is no `self`, or by `nxt_unit_done`, which waits for
-        // it, as `self` keeps the context. Nobody writes it meanwhile but
-        // libunit calls that take `&mut self`.
+        // it, as `self` keeps the context. Only libunit writes it, on this thread;
+        // `head` and `content`, who alone call this, copy members out of it and
+        // call nothing of libunit while they have the reference.
         unsafe { self.raw.as_ref() }
     }
 
