@@ -85,7 +85,7 @@ impl Crowd {
 
     /// Whether others than the one that is asked for have been begun with.
     pub fn is_company(&self) -> bool {
-        self.members.len() - usize::from(self.next.is_some()) > 1
+        self.members.len() > 1 + usize::from(self.next.is_some())
     }
 
     /// Whether the instance has not begun with the request of that id.
