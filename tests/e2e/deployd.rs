@@ -93,6 +93,16 @@ impl Daemon {
         json["apps"].clone()
     }
 
+    /// A component is being received: the application has its place.
+    fn await_upload(&self, site: &Site) {
+        let store = site.store.join("tmp");
+        let begun = wait_for(PATIENCE, || {
+            let mut files = fs::read_dir(&store).unwrap();
+            files.next().is_some().then_some(())
+        });
+        assert!(begun.is_some(), "nothing has been received");
+    }
+
     fn terminate(mut self) -> ExitStatus {
         let pid = i32::try_from(self.child.id()).unwrap();
         // SAFETY: a bare system call, with the process id of a child that has not
@@ -401,14 +411,13 @@ fn one_deployment_of_an_application_at_a_time(host: &Host) {
     let mut conn = Conn::open(daemon.addr);
     conn.send(head.as_bytes()).unwrap();
     conn.send(&bytes[..1000]).unwrap();
-    let busy = wait_for(PATIENCE, || {
-        let (status, json) = daemon.send(Request::new("DELETE", "/apps/none-such"));
-        assert_eq!(status, 404, "others are not: {json}");
-        let query = "route=/*&probe=/env&env.VERSION=1";
-        let (status, _) = daemon.deploy("lab", query, &bytes);
-        (status == 409).then_some(())
-    });
-    assert!(busy.is_some(), "two at a time");
+    daemon.await_upload(&site);
+    let query = "route=/*&probe=/env&env.VERSION=1";
+    let (status, json) = daemon.deploy("lab", query, &bytes);
+    assert_eq!(status, 409, "two at a time: {json}");
+    // Others are not kept.
+    let (status, json) = daemon.send(Request::new("DELETE", "/apps/none-such"));
+    assert_eq!(status, 404, "{json}");
     let other = daemon.deploy("other", "", &bytes);
     assert_eq!(other.0, 200, "{other:?}");
     drop(conn);
@@ -574,10 +583,18 @@ fn one_bad_record_hides_no_other(host: &Host) {
     site.server.finish();
 }
 
+/// Copies a program by a process of its own: a child that another test forks would
+/// inherit the file, open for writing, and as long as it has that, nobody can start
+/// the program.
+fn copy_program(from: &Path, to: &Path) {
+    let copied = Command::new("cp").arg(from).arg(to).status().unwrap();
+    assert!(copied.success(), "{copied}");
+}
+
 fn another_program_in_its_place(host: &Host) {
     let site = Site::start(host);
     let program = site.dir.path().join("nxt-wasm");
-    fs::copy(cli::program().unwrap(), &program).unwrap();
+    copy_program(&cli::program().unwrap(), &program);
     let addr = free_addr(next_ip());
     let given = command(&site, &site.control(), &addr.to_string());
     let child = Command::new(&program).args(given.get_args()).spawn();
@@ -677,12 +694,7 @@ fn ends_when_it_is_told_to(host: &Host) {
     let mut conn = Conn::open(daemon.addr);
     conn.send(head.as_bytes()).unwrap();
     conn.send(&bytes[..1000]).unwrap();
-    let store = site.store.join("tmp");
-    let begun = wait_for(PATIENCE, || {
-        let mut files = fs::read_dir(&store).unwrap();
-        files.next().is_some().then_some(())
-    });
-    assert!(begun.is_some(), "nothing has been received");
+    daemon.await_upload(&site);
     let (log, addr) = (log(&site), daemon.addr);
     std::thread::scope(|scope| {
         let ended = scope.spawn(move || daemon.terminate());
