@@ -19,7 +19,7 @@ use crate::options::{self, Options};
 use crate::router::{Router, apply};
 
 /// How long processes may take to end before they are killed.
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Serves until told to stop.
 pub fn serve(options: &Options) -> io::Result<ExitCode> {

@@ -42,6 +42,7 @@ impl Probe {
     pub fn ask(&self) -> Result<Answered, String> {
         let begin = Instant::now();
         let mut pause = PAUSE;
+        let mut before = None;
         loop {
             let left = self.timeout.saturating_sub(begin.elapsed());
             let question = Question {
@@ -62,13 +63,17 @@ impl Probe {
                 Err(error) => error.to_string(),
             };
             if begin.elapsed() + pause >= self.timeout {
+                // The last attempt may have had next to no time.
+                let before = before.filter(|before| *before != problem);
+                let before = before.map_or_else(String::new, |before| format!(", after {before}"));
                 return Err(format!(
-                    "GET {} at {}: {problem}, for {} s",
+                    "GET {} at {}: {problem}{before}, for {} s",
                     self.path,
                     self.address,
                     self.timeout.as_secs()
                 ));
             }
+            before = Some(problem);
             std::thread::sleep(pause);
             // Each failure may be some lines in Unit's log.
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -138,6 +143,33 @@ pub fn check_listener(text: &str) -> Result<(), String> {
 mod tests {
     use super::*;
     use serde_json::json;
+    use std::io::{Read, Write};
+    use std::net::TcpListener;
+
+    /// The last attempt has less time than the others. If there is no answer within
+    /// that, what was answered before is told as well.
+    #[test]
+    fn what_went_wrong_before_is_told() {
+        let server = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = server.local_addr().unwrap().port();
+        let probe = Probe {
+            address: Address::Tcp("127.0.0.1".to_owned(), port),
+            path: "/here".to_owned(),
+            host: "localhost".to_owned(),
+            timeout: Duration::from_secs(3),
+        };
+        let asked = std::thread::spawn(move || probe.ask());
+        let (mut first, _) = server.accept().unwrap();
+        let failed = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n";
+        let mut asked_for = [0; 9];
+        first.read_exact(&mut asked_for).unwrap();
+        assert_eq!(&asked_for, b"GET /here");
+        first.write_all(failed.as_bytes()).unwrap();
+        let _never_answered = server.accept().unwrap();
+        let problem = asked.join().unwrap().unwrap_err();
+        assert!(problem.contains("has not answered within"), "{problem}");
+        assert!(problem.contains(", after status 500, for 3 s"), "{problem}");
+    }
 
     #[test]
     fn listeners_are_found() {
