@@ -177,7 +177,7 @@ async fn ten_thousand_requests_leave_nothing_behind() {
     })
     .await;
     let http = HttpGrant {
-        keep_alive: Duration::from_millis(500),
+        keep_alive: Duration::from_secs(5),
         ..granting(&peer)
     };
     let guest = Guest::new(Limits::default(), Some(http));

@@ -154,11 +154,10 @@ fn a_slow_reader_holds_the_application_back() {
     // The application has filled its window of 10 MiB and waits; others are
     // served meanwhile.
     assert_eq!(host.get("/").text(), "hello\n");
-    assert_eq!(
-        host.control("GET", "/status/applications/a/requests/active", "")
-            .1,
-        json!(1)
-    );
+    host.until("request in progress", || {
+        let path = "/status/applications/a/requests/active";
+        host.control("GET", path, "").1 == json!(1)
+    });
     let main = std::fs::read_to_string(format!("/proc/{}/status", host.main_pid())).unwrap();
     let resident = main
         .lines()
@@ -213,8 +212,8 @@ fn a_large_head_may_wait_for_memory() {
 fn a_request_that_takes_too_long_is_answered_with_503() {
     let host = Host::with(json!({"limits": {"timeout": 1}}));
     let start = Instant::now();
-    assert_eq!(host.get("/sleep?3000").status, 503);
-    assert!(start.elapsed() < Duration::from_millis(2500));
+    assert_eq!(host.get("/sleep?20000").status, 503);
+    assert!(start.elapsed() < Duration::from_secs(15));
     assert_eq!(host.get("/").status, 200);
 }
 

@@ -65,7 +65,7 @@ fn an_id_that_is_none_is_replaced(host: &Host) {
     let mut ids = Vec::new();
     for (number, request) in requests.iter().enumerate() {
         assert_eq!(server.send(request).status(), 500);
-        eventually("a line for each failure", Duration::from_secs(10), || {
+        eventually("a line for each failure", Duration::from_secs(60), || {
             server.log.failures().len() > number
         });
         let failure = server.log.failures().pop().unwrap();
@@ -106,7 +106,7 @@ fn guest_output_becomes_lines(host: &Host) {
             .send(&Request::get(target).header("x-request-id", &id))
             .ok();
         let wanted = format!("wasm \"lab\" request={id} {stream}: hello there");
-        eventually("three lines", Duration::from_secs(10), || {
+        eventually("three lines", Duration::from_secs(60), || {
             server.log.matching(|line| line.ends_with(&wanted)).len() == 3
         });
         let lines = server.log.matching(|line| line.ends_with(&wanted));

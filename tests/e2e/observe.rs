@@ -12,7 +12,7 @@ use harness::http::{self, encode};
 use harness::launch::{free_addr, next_ip};
 use harness::load::Load;
 use harness::peers::HttpPeer;
-use harness::{App, Host, Request, Server, eventually, guests};
+use harness::{App, Host, Request, Server, eventually, guests, wait_for};
 use openmetrics_parser::{PrometheusValue, prometheus::parse_prometheus};
 use serde_json::json;
 
@@ -47,7 +47,7 @@ pub fn cases() -> Vec<Case> {
     all
 }
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Metrics as a strict parser reads them.
 struct Scrape(Vec<Reading>);
@@ -355,7 +355,7 @@ fn the_cost_in_a_field_of_the_response(host: &Host) {
 const BREAKER: &str = "UNIT_WASM_BREAKER";
 
 fn a_breaker_opens_and_closes_again(host: &Host) {
-    let server = Server::start(host, App::lab().env(BREAKER, "3/10 2s"));
+    let server = Server::start(host, App::lab().env(BREAKER, "3/10 10s"));
     // Enough that went well for the first failures to be among ten.
     for _ in 0..10 {
         server.get("/").ok();
@@ -377,7 +377,7 @@ fn a_breaker_opens_and_closes_again(host: &Host) {
     eventually("a request is tried", PATIENCE, || {
         server.get("/trap").status() == 500
     });
-    assert!(opened.elapsed() >= Duration::from_secs(2));
+    assert!(opened.elapsed() >= Duration::from_secs(10));
     server
         .log
         .expect(&["[error]", "a request that was tried has failed", BREAKER]);
@@ -490,25 +490,34 @@ fn core_dumps_are_bounded(host: &Host) {
         ("UNIT_WASM_FUEL", "50000000"),
     ];
     let server = dumping(host, &settings);
-    // Many at once leave one.
+    // Many at once leave one; if they take long, one per second.
+    let begin = Instant::now();
     thread::scope(|scope| {
         for _ in 0..8 {
             scope.spawn(|| assert_eq!(server.get("/trap").status(), 500));
         }
     });
+    let most = 1 + begin.elapsed().as_secs();
+    let dumped = |id: &str| {
+        let wanted = |line: &str| line.contains(id) && line.contains("core dump in ");
+        server.log.matching(wanted).len() as u64
+    };
     server.log.expect(&["core dump in "]);
-    assert_eq!(dumps(&server.data()).len(), 1);
     for number in 0..3 {
-        // Longer than the pause of a second, which begins after the line in the log.
-        thread::sleep(Duration::from_secs(2));
         let id = format!("later-{number}");
+        let part = format!(" request={id} ");
         // A limit is a trap as well.
         let target = if number == 2 { "/spin" } else { "/trap" };
-        server.send(&Request::get(target).header("x-request-id", &id));
-        server
-            .log
-            .expect(&[&format!(" request={id} "), "core dump in "]);
+        eventually("a later dump", PATIENCE, || {
+            // Longer than the pause of a second, which begins after the line in the
+            // log: on a busy machine, long after.
+            thread::sleep(Duration::from_secs(2));
+            server.send(&Request::get(target).header("x-request-id", &id));
+            wait_for(Duration::from_secs(5), || (dumped(&part) > 0).then_some(())).is_some()
+        });
     }
+    let first = dumped("") - dumped(" request=later-");
+    assert!(first <= most, "{first} dumps of eight, not {most}");
     eventually("two are left", PATIENCE, || {
         dumps(&server.data()).len() == 2
     });
@@ -603,7 +612,7 @@ fn metrics_of_full_processes(host: &Host) {
     let sleepers: Vec<_> = (0..6)
         .map(|_| {
             let addr = server.addr();
-            thread::spawn(move || http::fetch(addr, &Request::get("/sleep?ms=500")))
+            thread::spawn(move || http::fetch(addr, &Request::get("/sleep?ms=2000")))
         })
         .collect();
     for sleeper in sleepers {

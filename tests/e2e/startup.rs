@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use harness::config::Config;
 use harness::http::{self, Request};
 use harness::proc::{self, Process};
-use harness::{App, Host, Server, guests};
+use harness::{App, Conn, Host, Server, guests};
 use serde_json::json;
 
 use crate::{Case, cases};
@@ -34,8 +34,8 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// A start that fails must not take longer to say so.
-const PROMPT: Duration = Duration::from_secs(20);
+/// A start that fails must not take longer to say so, even if it has to compile first.
+const PROMPT: Duration = Duration::from_secs(60);
 
 /// What the log may say when an application does not start: the module, and
 /// then unitd.
@@ -48,7 +48,9 @@ pub fn expect_refusal(server: &mut Server) {
 fn assert_unavailable(server: &Server, app: &str) {
     for attempt in 0..3 {
         let begin = Instant::now();
-        let response = http::fetch(server.addr_of(app), &Request::get("/"));
+        let mut conn = Conn::open(server.addr_of(app));
+        conn.set_patience(PROMPT);
+        let response = conn.exchange(&Request::get("/"));
         let status = response.expect("an answer").status();
         assert_eq!(status, 503, "attempt {attempt}");
         assert!(begin.elapsed() < PROMPT, "attempt {attempt} hung");

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use harness::config::Config;
 use harness::load::{self, Client, Load, checked};
-use harness::proc::{self, Process};
+use harness::proc::{self, Process, Stat};
 use harness::{App, Conn, Host, Request, Server, eventually, guests};
 use serde_json::json;
 
@@ -426,14 +426,14 @@ fn a_file_that_is_overwritten(host: &Host) {
 
 /// It is not the old file any more, but not served either.
 fn a_change_while_another_is_prepared(host: &Host) {
-    let (mut server, deployed) = start(host, |app| app.env("UNIT_WASM_CPU_TIME", "60s"));
+    let (mut server, deployed) = start(host, |app| app.env("UNIT_WASM_CPU_TIME", "300s"));
     // It takes all of its time, and would be refused then.
     deployed.put(&guests::bad("spinning-start"));
     eventually("a helper", PATIENCE, || all_watching(&server).len() == 2);
     let begin = std::time::Instant::now();
     deployed.switch(&server, &version(host, 1));
     assert!(
-        begin.elapsed() < Duration::from_secs(55),
+        begin.elapsed() < Duration::from_secs(280),
         "it was waited for"
     );
     assert_eq!(served(&server), 1);
@@ -682,18 +682,24 @@ fn buckets_in_memory_stay(host: &Host) {
 /// The watchers of this server, and what they have started to do their work: each
 /// begins with a look at the file that is there.
 fn all_watching(server: &Server) -> Vec<Process> {
-    let name = |process: &Process| fs::read_to_string(format!("/proc/{}/comm", process.pid));
     let mut all = server.processes();
-    all.retain(|process| name(process).is_ok_and(|name| name == "wasm-watcher\n"));
+    all.retain(|process| is_watching(*process));
     all
+}
+
+fn is_watching(process: Process) -> bool {
+    let name = fs::read_to_string(format!("/proc/{}/comm", process.pid));
+    name.is_ok_and(|name| name == "wasm-watcher\n")
 }
 
 /// The watchers of this server.
 fn watchers(server: &Server) -> Vec<Process> {
-    let all = all_watching(server);
-    let parent = |process: &Process| proc::stat(process.pid).map(|stat| stat.parent);
-    let is_helper = |process: &Process| all.iter().any(|other| parent(process) == Some(other.pid));
-    all.iter().filter(|p| !is_helper(p)).copied().collect()
+    // Parents as of one look: a helper that has ended since has none any more.
+    let mut all = proc::group(server.main().pid);
+    all.retain(|stat| is_watching(stat.process));
+    let is_helper = |stat: &Stat| all.iter().any(|other| stat.parent == other.process.pid);
+    let watchers = all.iter().filter(|stat| !is_helper(stat));
+    watchers.map(|stat| stat.process).collect()
 }
 
 fn restarts_leave_no_watcher(host: &Host) {
@@ -938,7 +944,11 @@ fn a_large_component_is_compiled_beside_the_load(host: &Host) {
     let (mut server, deployed) = start(host, |mut app| {
         // At the end it is another one.
         app.lab = false;
-        app
+        // Of the run's cache it might be taken without compiling.
+        let cache = app.component.with_file_name("cache");
+        fs::create_dir(&cache).unwrap();
+        fs::set_permissions(&cache, fs::Permissions::from_mode(0o755)).unwrap();
+        app.env("UNIT_WASM_CACHE", cache.to_str().unwrap())
     });
     let addr = server.addr();
     let load = Load::start(vec![Client::keeping(addr), Client::fresh(addr)], |c, n| {

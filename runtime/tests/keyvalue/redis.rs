@@ -1,5 +1,6 @@
 //! Buckets in Redis.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,17 +15,17 @@ use tokio::time::timeout;
 use crate::redis_server::RedisServer;
 use crate::{conformance, open};
 
-fn redis(port: u16, prefix: &str) -> RedisPlace {
+fn redis(address: SocketAddr, prefix: &str) -> RedisPlace {
     RedisPlace {
-        address: RedisAddress::Tcp("127.0.0.1".into(), port),
+        address: RedisAddress::Tcp(address.ip().to_string(), address.port()),
         database: 1,
         prefix: prefix.to_owned(),
         credentials: Credentials::None,
     }
 }
 
-fn place(port: u16, prefix: &str) -> Place {
-    Place::Redis(redis(port, prefix))
+fn place(address: SocketAddr, prefix: &str) -> Place {
+    Place::Redis(redis(address, prefix))
 }
 
 #[tokio::test]
@@ -33,12 +34,12 @@ async fn redis_conforms() {
         return;
     };
     // What is beside the bucket is not in it.
-    let beside = open(&place(server.port, ""));
+    let beside = open(&place(server.address, ""));
     for n in 0..3000 {
         let key = format!("beside {n}");
         beside.set(&key, Bytes::new()).await.unwrap();
     }
-    let place = place(server.port, "app*[1]:");
+    let place = place(server.address, "app*[1]:");
     let stores = [Arc::new(open(&place)), Arc::new(open(&place))];
     conformance::all(&stores).await;
     beside.set("app1:k", Bytes::new()).await.unwrap();
@@ -57,7 +58,7 @@ fn event_loops_share_a_store() {
     let Some(server) = RedisServer::start(None) else {
         return;
     };
-    let store = Arc::new(open(&place(server.port, "")));
+    let store = Arc::new(open(&place(server.address, "")));
     let threads: Vec<_> = (0..4)
         .map(|_| {
             let store = Arc::clone(&store);
@@ -96,7 +97,7 @@ async fn logins() {
     let with = |credentials: Credentials| {
         open(&Place::Redis(RedisPlace {
             credentials,
-            ..redis(server.port, "")
+            ..redis(server.address, "")
         }))
     };
     let given = |text: &str| with(Credentials::Given(Secret::new(text)));
@@ -119,7 +120,7 @@ async fn it_comes_back_when_the_server_does() {
     let Some(mut server) = RedisServer::start(None) else {
         return;
     };
-    let store = open(&place(server.port, ""));
+    let store = open(&place(server.address, ""));
     store.set("k", "v".into()).await.unwrap();
     server.stop();
     let problem = store.get("k", 10).await.unwrap_err();
@@ -141,7 +142,7 @@ async fn a_server_that_hangs_is_given_up() {
     let Some(server) = RedisServer::start(None) else {
         return;
     };
-    let store = open(&place(server.port, ""));
+    let store = open(&place(server.address, ""));
     store.set("k", "v".into()).await.unwrap();
     server.freeze(true);
     // Whoever calls it waits for so long only.
@@ -156,7 +157,7 @@ async fn a_server_that_hangs_is_given_up() {
 async fn a_connection_that_is_not_answered() {
     // Something that takes connections and says nothing.
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
-    let port = listener.local_addr().unwrap().port();
+    let address = listener.local_addr().unwrap();
     let grant = KeyvalueGrant {
         limits: KeyvalueLimits {
             timeout: Duration::from_millis(300),
@@ -165,11 +166,11 @@ async fn a_connection_that_is_not_answered() {
         ..KeyvalueGrant::default()
     };
     let common = Common::new(&grant, DnsConfig::default()).unwrap();
-    let bucket = BucketGrant::new("test", place(port, ""));
+    let bucket = BucketGrant::new("test", place(address, ""));
     let store = Store::open(&bucket, &common).unwrap();
     let problem = timeout(Duration::from_secs(20), store.get("k", 10)).await;
     let problem = problem.unwrap().unwrap_err();
-    let expected = format!("connecting to 127.0.0.1:{port}: timed out");
+    let expected = format!("connecting to {address}: timed out");
     assert_eq!(problem.to_string(), expected);
 }
 
@@ -178,7 +179,7 @@ async fn keys_of_another_kind() {
     let Some(server) = RedisServer::start(None) else {
         return;
     };
-    let mut raw = tokio::net::TcpStream::connect(("127.0.0.1", server.port))
+    let mut raw = tokio::net::TcpStream::connect(server.address)
         .await
         .unwrap();
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -188,7 +189,7 @@ async fn keys_of_another_kind() {
     let mut answers = [0; 14];
     raw.read_exact(&mut answers).await.unwrap();
     assert_eq!(&answers, b"+OK\r\n:1\r\n+OK\r\n");
-    let store = open(&place(server.port, ""));
+    let store = open(&place(server.address, ""));
     for problem in [
         store.get("list", 10).await.unwrap_err(),
         store.increment("list", 1, Range::Signed).await.unwrap_err(),

@@ -1,35 +1,33 @@
 //! A `redis-server` of a test's own.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 pub struct RedisServer {
     child: Child,
-    pub port: u16,
+    pub address: SocketAddr,
     password: Option<String>,
     directory: TempDir,
 }
 
 impl RedisServer {
-    /// Starts one on a port of its own. `None`, and a message, if there is no
+    /// Starts one at an address of its own. `None`, and a message, if there is no
     /// `redis-server` here.
     pub fn start(password: Option<&str>) -> Option<Self> {
         for _ in 0..10 {
-            // Somebody else may take the port in between.
-            let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
-            let port = listener.local_addr().unwrap().port();
-            drop(listener);
+            let address = next_address();
             let directory = tempfile::tempdir().unwrap();
-            let Some(child) = spawn(port, password, &directory) else {
+            let Some(child) = spawn(address, password, &directory) else {
                 println!("skipped: there is no redis-server here");
                 return None;
             };
             let mut server = Self {
                 child,
-                port,
+                address,
                 password: password.map(str::to_owned),
                 directory,
             };
@@ -43,7 +41,7 @@ impl RedisServer {
     fn is_up(&mut self) -> bool {
         let start = Instant::now();
         while start.elapsed() < Duration::from_secs(30) {
-            if TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+            if TcpStream::connect(self.address).is_ok() {
                 return self.child.try_wait().unwrap().is_none();
             }
             if self.child.try_wait().unwrap().is_some() {
@@ -60,10 +58,10 @@ impl RedisServer {
         self.child.wait().unwrap();
     }
 
-    /// Starts it again on the same port. What it had is gone.
+    /// Starts it again at the same address. What it had is gone.
     pub fn restart(&mut self) {
         let password = self.password.as_deref();
-        self.child = spawn(self.port, password, &self.directory).unwrap();
+        self.child = spawn(self.address, password, &self.directory).unwrap();
         assert!(self.is_up(), "redis-server does not start again");
     }
 
@@ -79,10 +77,20 @@ impl RedisServer {
     }
 }
 
-fn spawn(port: u16, password: Option<&str>, directory: &TempDir) -> Option<Child> {
+/// Another one each time, where no connection of a client comes from either: a server
+/// that starts again finds it free.
+fn next_address() -> SocketAddr {
+    static COUNT: AtomicU8 = AtomicU8::new(1);
+    let run = u8::try_from(std::process::id() % 250 + 2).unwrap();
+    let number = COUNT.fetch_add(1, Ordering::Relaxed);
+    (Ipv4Addr::new(127, run, 255, number), 6379).into()
+}
+
+fn spawn(address: SocketAddr, password: Option<&str>, directory: &TempDir) -> Option<Child> {
+    let (ip, port) = (address.ip().to_string(), address.port().to_string());
     let mut command = Command::new("redis-server");
     command
-        .args(["--bind", "127.0.0.1", "--port", &port.to_string()])
+        .args(["--bind", &ip, "--port", &port])
         .args(["--save", "", "--appendonly", "no"])
         .arg("--dir")
         .arg(directory.path())

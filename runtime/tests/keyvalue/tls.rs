@@ -94,8 +94,8 @@ async fn redis_over_tls() {
     let Some(server) = RedisServer::start(Some("pw")) else {
         return;
     };
-    let front = Front::start(([127, 0, 0, 1], server.port).into());
-    let other = Front::start(([127, 0, 0, 1], server.port).into());
+    let front = Front::start(server.address);
+    let other = Front::start(server.address);
     for host in ["localhost", "127.0.0.1"] {
         let place = || {
             Place::Redis(RedisPlace {

@@ -19,7 +19,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body::Body;
 use http_body_util::BodyExt;
-use lab::{Lab, quick};
+use lab::{Lab, impatient, quick};
 use nxt_wasm_runtime::{Limits, Reason, RequestBody, Reuse, World};
 
 fn service(limits: Limits) -> Lab {
@@ -60,6 +60,7 @@ async fn bodies_stream_through_and_are_passed_on() {
 #[tokio::test(flavor = "current_thread")]
 async fn failures_have_their_reasons() {
     let lab = service(quick());
+    let impatient = service(impatient());
     for (path, reason, detail) in [
         ("/panic", Reason::Trap, "unreachable"),
         ("/trap", Reason::Trap, "unreachable"),
@@ -78,6 +79,8 @@ async fn failures_have_their_reasons() {
         ("/short?n=10&length=20", Reason::InvalidResponse, "body"),
         ("/short?n=30&length=20", Reason::InvalidResponse, "body"),
     ] {
+        let waits = reason == Reason::Timeout;
+        let lab = if waits { &impatient } else { &lab };
         let failure = lab.failure(path).await;
         assert_eq!(failure.reason, reason, "{path}: {failure}");
         assert!(failure.detail.contains(detail), "{path}: {failure}");
@@ -172,7 +175,7 @@ async fn a_guest_that_has_ended_serves_on_whatever_becomes_of_its_response() {
 async fn time_limits_do_not_depend_on_what_the_guest_does() {
     let lab = service(Limits {
         cpu_time: Duration::from_secs(600),
-        timeout: Duration::from_millis(500),
+        timeout: Duration::from_secs(3),
         ..Limits::default()
     });
     // The latter would take ten minutes.
@@ -204,7 +207,14 @@ async fn instances_are_fresh_unless_reuse_is_set() {
 #[tokio::test(flavor = "current_thread")]
 async fn a_request_that_fails_takes_its_instance_with_it() {
     for world in [World::Proxy, World::Service] {
-        let lab = Lab::of(world, reused(100, 1));
+        let lab = Lab::of(
+            world,
+            Limits {
+                // `/hang` takes as long.
+                timeout: Duration::from_secs(10),
+                ..reused(100, 1)
+            },
+        );
         for path in [
             "/trap",
             "/spin",

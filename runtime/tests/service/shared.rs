@@ -50,14 +50,11 @@ async fn several_requests_at_once_in_one_instance() {
 
 #[tokio::test(flavor = "current_thread")]
 async fn a_shared_instance_ends_with_all_that_are_in_it() {
-    let lab = service(Limits {
-        timeout: Duration::from_secs(5),
-        ..reused(1000, 3)
-    });
+    let lab = service(reused(1000, 3));
     let before = instance(&lab).await;
     let (first, second, third, other) = tokio::join!(
-        lab.ask("/sleep?ms=3000"),
-        lab.ask("/sleep?ms=3000"),
+        lab.ask("/sleep?ms=20000"),
+        lab.ask("/sleep?ms=20000"),
         async {
             tokio::time::sleep(Duration::from_millis(50)).await;
             lab.ask("/trap").await
@@ -332,7 +329,7 @@ async fn who_uses_something_up_ends_all_that_are_in_the_instance() {
 #[tokio::test(flavor = "current_thread")]
 async fn what_is_left_over_has_its_time_and_keeps_others_out_after_it() {
     let lab = service(Limits {
-        timeout: Duration::from_secs(3),
+        timeout: Duration::from_secs(10),
         ..reused(1_000_000, 4)
     });
     let home = instance(&lab).await;

@@ -1,10 +1,13 @@
 //! How many requests, and how long they may wait.
 
+use std::io::Write;
+use std::sync::Mutex;
+use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::http::{self, encode};
-use harness::peers::raw::Unreachable;
+use harness::peers::raw::{Unreachable, read_head};
 use harness::peers::{Answer, DnsPeer, HttpPeer, RawPeer};
 use harness::{Host, Request};
 
@@ -48,7 +51,7 @@ fn requests_in_flight_of_a_process(host: &Host) {
     let peer = HttpPeer::plain();
     let settings = [(ALLOW, &*peer.entry()), ("UNIT_WASM_HTTP_CONCURRENCY", "4")];
     let server = start(host, &settings);
-    let counts = fetch_many(&server, &peer.url("/slow?ms=4000"), 10, 10);
+    let counts = fetch_many(&server, &peer.url("/slow?ms=10000"), 10, 10);
     assert_eq!(line(&counts, "200"), "4", "{counts}");
     assert!(
         counts.contains("ErrorCode::ConnectionLimitReached=6\n"),
@@ -58,7 +61,7 @@ fn requests_in_flight_of_a_process(host: &Host) {
     server.log.expect(&["[warn]", "UNIT_WASM_HTTP_CONCURRENCY"]);
     // Of all guests together.
     let addr = server.addr();
-    let target = target(&peer.url("/slow?ms=4000"), "");
+    let target = target(&peer.url("/slow?ms=10000"), "");
     let reports: Vec<String> = thread::scope(|scope| {
         let fetch = || {
             http::fetch(addr, &Request::get(&target))
@@ -83,29 +86,51 @@ fn requests_in_flight_of_a_process(host: &Host) {
 }
 
 fn responses_being_read_are_in_flight(host: &Host) {
-    let peer = HttpPeer::plain();
-    let settings = [(ALLOW, &*peer.entry()), ("UNIT_WASM_HTTP_CONCURRENCY", "1")];
+    let (go_on, wait) = mpsc::channel();
+    let wait = Mutex::new(wait);
+    // The body of the first response ends when it is told to.
+    let peer = RawPeer::start(move |stream, number| {
+        read_head(stream)?;
+        let head = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\nConnection: close\r\n\r\n";
+        stream.write_all(head.as_bytes())?;
+        stream.write_all(b"first")?;
+        let patience = Duration::from_secs(60);
+        if number == 0 && wait.lock().unwrap().recv_timeout(patience).is_err() {
+            return Ok(());
+        }
+        stream.write_all(b" last")
+    });
+    let entry = format!("http://{}", peer.addr());
+    let settings = [(ALLOW, &*entry), ("UNIT_WASM_HTTP_CONCURRENCY", "1")];
     let server = start(host, &settings);
-    let url = encode(&peer.url("/pieces?n=3&size=10&ms=1000"));
+    let url = encode(&peer.url("/"));
     let mut conn = server.connect();
     conn.start(&Request::get(format!("/fetch-stream?url={url}")))
         .unwrap();
     let report = fetch(&server, &peer.url("/"), "");
     assert_error(&report, "ConnectionLimitReached");
-    assert_eq!(conn.read_body().unwrap().len(), 30);
+    assert_eq!(peer.connections(), 1);
+    go_on.send(()).unwrap();
+    assert_eq!(conn.read_body().unwrap(), b"first last");
     drop(conn);
     let report = fetch(&server, &peer.url("/"), "");
     assert_eq!(line(&report, "status"), "200");
     server.finish();
 }
 
-/// Fetches what takes for ever, and has to be told so in time.
+/// Fetches what takes for ever, and has to be told so in time: at one of three times,
+/// as the machine may be busy.
 #[track_caller]
 fn assert_timeout(server: &harness::Server, url: &str, rest: &str, code: &str) {
-    let begin = Instant::now();
-    let report = fetch(server, url, rest);
-    assert_error(&report, code);
-    let took = begin.elapsed();
+    let mut took = Duration::MAX;
+    for _ in 0..3 {
+        if took >= SOON {
+            let begin = Instant::now();
+            let report = fetch(server, url, rest);
+            assert_error(&report, code);
+            took = begin.elapsed();
+        }
+    }
     assert!(took < SOON, "{rest}: {took:?}");
 }
 
@@ -156,7 +181,7 @@ fn the_next_byte_takes_no_longer_than_allowed(host: &Host) {
     let peer = HttpPeer::plain();
     let settings = [
         (ALLOW, "127.0.0.0/8:*"),
-        ("UNIT_WASM_HTTP_BETWEEN_BYTES_TIMEOUT", "2s"),
+        ("UNIT_WASM_HTTP_BETWEEN_BYTES_TIMEOUT", "10s"),
     ];
     let server = start(host, &settings);
     let url = peer.url("/pieces?n=2&size=10&ms=60000");
@@ -164,8 +189,8 @@ fn the_next_byte_takes_no_longer_than_allowed(host: &Host) {
     assert_eq!(line(&report, "length"), "10");
     assert_error(&report, "ConnectionReadTimeout");
     // It is for each silence, not for all of the body.
-    let report = fetch(&server, &peer.url("/pieces?n=12&size=10&ms=200"), "");
-    assert_eq!(line(&report, "length"), "120", "{report}");
+    let report = fetch(&server, &peer.url("/pieces?n=14&size=10&ms=900"), "");
+    assert_eq!(line(&report, "length"), "140", "{report}");
     assert!(!report.contains("error"), "{report}");
     server.finish();
 }
@@ -192,7 +217,7 @@ fn a_name_server_that_is_silent(host: &Host) {
     let settings = [
         ("UNIT_WASM_DNS_SERVER", &*dns.setting()),
         (ALLOW, "*.test"),
-        ("UNIT_WASM_HTTP_CONNECT_TIMEOUT", "1s"),
+        ("UNIT_WASM_HTTP_CONNECT_TIMEOUT", "5s"),
     ];
     let server = start(host, &settings);
     assert_timeout(&server, "http://silent.test/", "", "DnsTimeout");

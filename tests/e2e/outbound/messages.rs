@@ -299,7 +299,7 @@ fn a_connection_closed_meanwhile_is_not_used(host: &Host) {
     for number in 1..=20 {
         let report = fetch(&server, &peer.url("/"), "&method=POST&send=100");
         assert_eq!(line(&report, "status"), "200", "request {number}");
-        eventually("the end of the connection", Duration::from_secs(10), || {
+        eventually("the end of the connection", Duration::from_secs(60), || {
             peer.closed() == number
         });
         assert_eq!(peer.connections(), number);

@@ -130,7 +130,7 @@ fn calls_at_a_time_share_a_connection(host: &Host) {
     let setting = Setting::new();
     let peer = setting.peer(&H2);
     let server = Server::start(host, setting.app());
-    let counts = fetch_many(&server, &peer.url_as("api.test", "/slow?ms=300"), 60, 30);
+    let counts = fetch_many(&server, &peer.url_as("api.test", "/slow?ms=3000"), 60, 30);
     assert_eq!(counts, "200=60\n");
     assert!(
         peer.most_in_flight() >= 20,
@@ -226,7 +226,7 @@ fn plain_text_where_tls_was_expected_and_the_reverse(host: &Host) {
     });
     let tls = setting.peer(&H2);
     let app = setting.app().env(ALLOW, "127.0.0.0/8:*, api.test:*");
-    let server = Server::start(host, app.env("UNIT_WASM_HTTP_CONNECT_TIMEOUT", "5s"));
+    let server = Server::start(host, app.env("UNIT_WASM_HTTP_CONNECT_TIMEOUT", "15s"));
     let report = fetch(&server, &format!("https://{}/", talkative.addr()), "");
     assert_error(&report, "TlsProtocolError");
     let report = fetch(&server, &format!("https://{}/", plain.addr()), "");

