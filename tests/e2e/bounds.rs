@@ -136,7 +136,7 @@ fn settings_that_were_configured_are_named(host: &Host) {
         .env("UNIT_WASM_MEMORY", "48MiB")
         .env("UNIT_WASM_STACK", "256KiB")
         .env("UNIT_WASM_FUEL", "100000000")
-        .env("UNIT_WASM_TIMEOUT", "1s");
+        .env("UNIT_WASM_TIMEOUT", "5s");
     let server = Server::start(host, app);
     for (number, (target, status, reason, parts)) in [
         (
@@ -160,7 +160,7 @@ fn settings_that_were_configured_are_named(host: &Host) {
             "fuel",
             ["limit 100000000", "(UNIT_WASM_FUEL)"],
         ),
-        ("/hang", 504, "timeout", ["after 1s", "(UNIT_WASM_TIMEOUT)"]),
+        ("/hang", 504, "timeout", ["after 5s", "(UNIT_WASM_TIMEOUT)"]),
     ]
     .into_iter()
     .enumerate()

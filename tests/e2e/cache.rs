@@ -258,7 +258,10 @@ fn applications_that_race_for_an_entry(host: &Host) {
     let apps = names.map(|name| cached(App::hello().named(name), &cache));
     server.apply(&Config::of(apps.clone()));
     let compiled = |line: &str| line.contains(COMPILED);
-    for _ in 0..3 {
+    let mut races = 0;
+    // A restart of Unit starts nothing itself: a new process comes once the old one has
+    // ended, and now and then they come one after the other.
+    for _ in 0..12 {
         for app in &apps {
             answers(&server, app);
         }
@@ -275,8 +278,13 @@ fn applications_that_race_for_an_entry(host: &Host) {
             answers(&server, app);
         }
         let racers = server.log.matching(compiled).len() - before;
-        assert!(racers >= 2, "{racers} applications have compiled: no race");
+        assert!(racers >= 1, "nobody has compiled");
+        races += usize::from(racers >= 2);
+        if races == 3 {
+            break;
+        }
     }
+    assert!(races > 0, "no race");
     for app in &apps {
         answers(&server, app);
     }

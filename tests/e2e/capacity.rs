@@ -22,11 +22,11 @@ pub fn cases() -> Vec<Case> {
 fn requests_that_wait_too_long_are_refused(host: &Host) {
     let app = App::lab()
         .env("UNIT_WASM_CONCURRENCY", "2")
-        .env("UNIT_WASM_QUEUE_TIMEOUT", "1s");
+        .env("UNIT_WASM_QUEUE_TIMEOUT", "3s");
     let server = Server::start(host, app);
     let mut sleepers: Vec<Conn> = (0..2).map(|_| server.connect()).collect();
     for conn in &mut sleepers {
-        conn.send(&Request::get("/sleep?ms=6000").bytes()).unwrap();
+        conn.send(&Request::get("/sleep?ms=12000").bytes()).unwrap();
     }
     // Both have their slots before anything else is sent.
     thread::sleep(Duration::from_millis(500));
@@ -60,7 +60,7 @@ fn requests_that_wait_too_long_are_refused(host: &Host) {
         let response = conn.read_response(false).expect("the sleeper's answer");
         assert_eq!(response.ok().text(), "slept\n");
     }
-    let clients = (0..4).map(|_| Client::keeping(addr)).collect();
+    let clients = (0..2).map(|_| Client::keeping(addr)).collect();
     load::run(clients, 10, load::mixed).assert_clean();
     server.finish();
 }
@@ -141,7 +141,7 @@ fn neighbours_of_spinning_guests_are_answered(host: &Host) {
         scope.spawn(spin);
         // They spin by now.
         thread::sleep(Duration::from_millis(300));
-        let mut client = Client::keeping(addr);
+        let mut client = Client::keeping(addr).patience(Duration::from_secs(90));
         for number in 0..ASKED {
             let begin = Instant::now();
             let outcome = load::mixed(&mut client, number as u64 * 6 + 1 + number as u64 % 5);

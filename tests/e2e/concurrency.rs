@@ -209,6 +209,6 @@ fn others_get_their_turn_beside_many_small_pieces(host: &Host) {
     drop(conn);
     let expected: String = (0..EVENTS).map(|i| format!("data: {i}\n\n")).collect();
     assert!(pieces.join().unwrap().text() == expected);
-    assert!(answers >= 60, "{answers} answers beside it");
+    assert!(answers >= 40, "{answers} answers beside it");
     server.finish();
 }

@@ -510,7 +510,7 @@ fn proxy(
     connect: impl Fn() -> OwnedFd + Send + 'static,
     pass: impl Fn(&[u8]) -> bool + Send + Sync + 'static,
 ) -> SocketAddr {
-    let listener = TcpListener::bind(free_addr(next_ip())).unwrap();
+    let listener = TcpListener::bind((next_ip(), 0)).unwrap();
     let addr = listener.local_addr().unwrap();
     let pass = Arc::new(pass);
     std::thread::spawn(move || {
@@ -634,7 +634,8 @@ fn everything_is_brought_up_again(host: &Host) {
     assert_eq!(now["routes"], full["routes"]);
     assert_eq!(site.get("/env").ok().text(), "VERSION=1\n");
     site.get("/hello/").ok();
-    let workers = (site.server.worker("lab"), site.server.worker("hello"));
+    let await_worker = |app| site.server.await_worker(app);
+    let workers = (await_worker("lab"), await_worker("hello"));
     let told = site.run(&all).ok().out;
     assert_eq!(told, "hello: as it is to be\nlab: as it is to be\n");
     let same = (site.server.worker("lab"), site.server.worker("hello"));

@@ -122,7 +122,12 @@ fn command(site: &Site, control: &str, listen: &str) -> Command {
     command.arg("--token-file").arg(tokens);
     command.args(["--control", control]);
     command.arg("--store").arg(&site.store);
-    command.args(["--allow-set", "UNIT_WASM_CACHE", "--probe-timeout", "5s"]);
+    command.args([
+        "--allow-set",
+        "UNIT_WASM_CACHE",
+        "--probe-timeout",
+        "5500ms",
+    ]);
     let log = fs::File::create(log(site)).unwrap();
     command.stdin(Stdio::null()).stderr(log);
     command
@@ -312,6 +317,7 @@ fn what_is_too_large_or_damaged_is_refused(host: &Host) {
     let mut conn = Conn::open(daemon.addr);
     conn.send(head.as_bytes()).unwrap();
     conn.send(&bytes[..half]).unwrap();
+    daemon.await_upload(&site);
     drop(conn);
     assert_eq!((site.config(), site.server.worker("lab")), (config, worker));
     assert_eq!(site.get("/env").ok().text(), "VERSION=1\n");
@@ -323,8 +329,14 @@ fn what_is_too_large_or_damaged_is_refused(host: &Host) {
         1
     );
     // One that is good, but for its answer.
-    let trap = deployment("lab", "route=/*&probe=/trap", &bytes);
-    refused(trap, 502, "was taken back");
+    // The one before may have its place a moment longer than its file.
+    let free = wait_for(PATIENCE, || {
+        let trap = deployment("lab", "route=/*&probe=/trap", &bytes);
+        Some(daemon.send(trap)).filter(|(status, _)| *status != 409)
+    });
+    let (status, json) = free.expect("its place");
+    assert_eq!(status, 502, "{json}");
+    assert!(json["error"].as_str().unwrap().contains("was taken back"));
     assert_eq!(site.get("/env").ok().text(), "VERSION=1\n");
     // And a good one is taken after all that.
     daemon.deploy_version("2");
@@ -654,6 +666,7 @@ fn what_nobody_waits_for_is_done_in_its_turn(host: &Host) {
     let begun = wait_for(Duration::from_secs(5), || kept(&hello));
     assert!(begun.is_none(), "three at once");
     drop(held);
+    third.set_patience(PATIENCE * 2);
     let response = third.read_response(false).unwrap();
     assert_eq!(answer(&response).0, 200, "{}", response.text());
     let states = || daemon.apps().as_array().unwrap().len();

@@ -170,7 +170,7 @@ fn one_slow_reader_with_the_smallest_shared_memory(host: &Host) {
         load::mixed(&mut fresh, number + 1).unwrap();
         let took = begin.elapsed();
         assert!(
-            took < Duration::from_secs(5),
+            took < Duration::from_secs(20),
             "round {number} took {took:?}"
         );
         // A head of more than 1024 bytes needs shared memory itself: it has to
@@ -191,7 +191,7 @@ fn one_slow_reader_with_the_smallest_shared_memory(host: &Host) {
         });
         let took = begin.elapsed();
         assert!(
-            took < Duration::from_secs(10),
+            took < Duration::from_secs(25),
             "large heads in round {number} took {took:?}"
         );
         watch.check("beside a slow reader");
@@ -258,7 +258,7 @@ fn many_slow_readers(host: &Host) {
     tally.assert_clean();
     let slowest = tally.slowest;
     assert!(
-        slowest < Duration::from_secs(10),
+        slowest < Duration::from_secs(25),
         "a neighbour waited {slowest:?}"
     );
     server.finish();

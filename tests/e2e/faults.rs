@@ -69,7 +69,7 @@ fn exhausted_shared_memory(host: &Host) {
     set(&server, &json!({ "shm_limit": 0 }));
     let large = Request::get("/bigheaders?count=10&size=300");
     let waiting = thread::spawn(move || http::fetch(addr, &large));
-    let mut neighbour = Client::keeping(addr).patience(Duration::from_secs(2));
+    let mut neighbour = Client::keeping(addr).patience(Duration::from_secs(15));
     for _ in 0..20 {
         checked(&mut neighbour, &Request::get("/")).unwrap();
         thread::sleep(Duration::from_millis(20));
@@ -174,7 +174,7 @@ fn kill_at_any_request(host: &Host) {
     set(&server, &json!({}));
     eventually(
         "a process that is not killed",
-        Duration::from_secs(15),
+        Duration::from_secs(60),
         || {
             let answer = server.fetch(&Request::get("/"));
             answer.is_ok_and(|response| response.status() == 200)
@@ -210,10 +210,10 @@ fn a_call_that_never_returns(host: &Host) {
             Err(Error::Truncated { .. } | Error::Closed) => (),
             Err(other) => panic!("{call}: {other}"),
         }
-        eventually("the end of the process", Duration::from_secs(5), || {
+        eventually("the end of the process", Duration::from_secs(20), || {
             !stuck.alive()
         });
-        eventually("another process", Duration::from_secs(15), || {
+        eventually("another process", Duration::from_secs(60), || {
             let answer = server.fetch(&Request::get("/"));
             answer.is_ok_and(|response| response.status() == 200)
         });

@@ -1,12 +1,12 @@
 //! What it takes to start a host: directories, addresses, the process.
 
 use std::fs::{self, File, Permissions};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU32, Ordering};
 use std::{env, io, process};
 
 use crate::guests;
@@ -61,10 +61,13 @@ pub fn next_ip() -> Ipv4Addr {
     Ipv4Addr::new(127, run, high, low.wrapping_add(1).max(1))
 }
 
-/// An address with a port that nobody listens on.
+/// An address that nobody listens on, at an IP of [`next_ip`]. Its port is none of those
+/// that the kernel gives to clients. Nobody binds it to find out: a child that another
+/// test forks would inherit the listener, and hold the address for a moment.
 pub fn free_addr(ip: Ipv4Addr) -> SocketAddr {
-    let listener = TcpListener::bind((ip, 0)).expect("a free port");
-    listener.local_addr().expect("its address")
+    static COUNT: AtomicU16 = AtomicU16::new(0);
+    let port = 10_000 + COUNT.fetch_add(1, Ordering::Relaxed) % 20_000;
+    (ip, port).into()
 }
 
 /// The directory of compiled artifacts that all tests of a run share.

@@ -1,5 +1,6 @@
 //! Clients that send healthy requests and check every answer.
 
+use std::io::ErrorKind;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -95,7 +96,10 @@ impl Client {
         };
         let reopen = match &result {
             Err(Error::Closed) => true,
-            Err(Error::Io(error)) => error.kind() == std::io::ErrorKind::BrokenPipe,
+            Err(Error::Io(error)) => matches!(
+                error.kind(),
+                ErrorKind::BrokenPipe | ErrorKind::ConnectionReset
+            ),
             _ => false,
         };
         if reopen {

@@ -79,9 +79,11 @@ impl Log {
         Self { path }
     }
 
-    /// Everything written so far.
+    /// The whole lines written so far: of one that is being written, a part may be seen.
     pub fn text(&self) -> String {
-        let bytes = fs::read(&self.path).unwrap_or_default();
+        let mut bytes = self.bytes();
+        let whole = bytes.iter().rposition(|byte| *byte == b'\n');
+        bytes.truncate(whole.map_or(0, |end| end + 1));
         String::from_utf8_lossy(&bytes).into_owned()
     }
 

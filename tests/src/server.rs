@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use std::{env, fs, iter, thread};
 
 use tempfile::TempDir;
@@ -24,13 +24,13 @@ use crate::watch::Baseline;
 const START: Duration = Duration::from_secs(30);
 
 /// How long the main process may take to tell that its router has crashed.
-const CRASH_IS_LOGGED: Duration = Duration::from_secs(3);
+const CRASH_IS_LOGGED: Duration = Duration::from_secs(15);
 
 /// How long processes may come and go before they are looked at.
-const STEADY: Duration = Duration::from_secs(5);
+const STEADY: Duration = Duration::from_secs(20);
 
-/// How long a host may take to exit with nothing in flight.
-const STOP: Duration = Duration::from_secs(15);
+/// How long a host may take to exit. Requests whose clients have gone may be under way.
+const STOP: Duration = Duration::from_secs(40);
 
 /// A host in a temporary directory of its own, which is removed at the end; of
 /// a failed test it is kept if `E2E_KEEP` is set.
@@ -369,7 +369,8 @@ impl Server {
     pub fn finish_stopped(mut self) {
         let pid = self.main.pid;
         let left = || proc::group(pid).into_iter().map(|stat| stat.process);
-        let gone = wait_for(Duration::from_secs(5), || {
+        // A process that nobody told to end finds out by itself, within some seconds.
+        let gone = wait_for(Duration::from_secs(30), || {
             left().next().is_none().then_some(())
         });
         let stray: Vec<String> = left().map(|process| process.command()).collect();
@@ -407,7 +408,6 @@ impl Server {
     /// Sends SIGTERM and waits for the exit.
     #[track_caller]
     pub fn terminate(&mut self) -> ExitStatus {
-        let begin = Instant::now();
         self.main.signal(libc::SIGTERM);
         let limit = self.stop;
         let mut status = None;
@@ -415,8 +415,6 @@ impl Server {
             status = self.child.try_wait().expect("wait");
             status.is_some()
         });
-        let took = begin.elapsed();
-        assert!(took <= limit + Duration::from_secs(1), "exit took {took:?}");
         status.expect("just seen")
     }
 }

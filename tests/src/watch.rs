@@ -6,7 +6,7 @@ use crate::proc::Process;
 use crate::wait::wait_for;
 
 /// How long connections may take to be closed and descriptors to be freed.
-const SETTLE: Duration = Duration::from_secs(15);
+const SETTLE: Duration = Duration::from_secs(45);
 
 /// Segments of shared memory in the default of `limits.shm`.
 const SEGMENTS: usize = 10;
@@ -29,7 +29,7 @@ impl Baseline {
         // Clients of the warm-up have closed; the host notices in a moment.
         let mut last = look();
         let mut same = 0;
-        wait_for(Duration::from_secs(2), || {
+        wait_for(Duration::from_secs(10), || {
             let now = look();
             same = if now == last { same + 1 } else { 0 };
             last = now;
@@ -53,14 +53,14 @@ impl Baseline {
     ///
     /// Two kinds come late, are kept, and are bounded, so they are no leak. In
     /// Unit, an application process is given one socket for answers by each of
-    /// the `router_threads`, with the first request from there; which threads
-    /// the warm-up has met is up to the kernel. And shared memory grows by
+    /// the `router_threads`, with the first request from there; which processes and
+    /// threads the warm-up has met is up to the kernel. And shared memory grows by
     /// segments up to `limits.shm`, each known to both of its ends. The router
     /// also keeps the connections of requests that it has `lost`.
     #[track_caller]
     pub fn assert_no_leak(&self, router_threads: usize, lost: usize) {
         let allowed = |process: &Process| match process.command() {
-            name if name.contains("\" application") => router_threads.saturating_sub(1),
+            name if name.contains("\" application") => router_threads,
             name if name.contains("router") => lost,
             _ => 0,
         };

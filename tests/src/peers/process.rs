@@ -130,13 +130,16 @@ impl DatabasePeer {
             server
         });
         peer.await_start(|addr| {
-            // A request for TLS, which it answers when it is ready to talk.
+            // Version 3.0 of its protocol, and who wants what. Before it is ready it
+            // answers with an error.
+            const WHO: &[u8] = b"\0\x03\0\0user\0guest\0database\0postgres\0\0";
+            let length = u32::try_from(WHO.len() + 4).expect("a short message");
             let mut stream = TcpStream::connect(addr)?;
             stream.set_read_timeout(Some(START))?;
-            stream.write_all(&[0, 0, 0, 8, 4, 210, 22, 47])?;
+            stream.write_all(&[&length.to_be_bytes(), WHO].concat())?;
             let mut answer = [0];
             stream.read_exact(&mut answer)?;
-            Ok(matches!(&answer, b"S" | b"N"))
+            Ok(&answer == b"R")
         });
         peer
     }

@@ -131,7 +131,13 @@ fn accept(listener: &TcpListener, shared: &Arc<Shared>) {
         let mut stream = stream.expect("a connection");
         let number = shared.accepted.fetch_add(1, Ordering::SeqCst);
         let same = stream.try_clone().expect("a second descriptor");
-        shared.open.lock().expect("connections").push(same);
+        let mut open = shared.open.lock().expect("connections");
+        // Whoever stops it has been through the list, or finds this one there.
+        if shared.stopping.load(Ordering::SeqCst) {
+            break;
+        }
+        open.push(same);
+        drop(open);
         let shared = Arc::clone(shared);
         scripts.push(thread::spawn(move || {
             // A client that goes away is none of its business.
