@@ -30,7 +30,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// The applications under attack.
-const APPS: [&str; 3] = ["lab", "patient", "table"];
+const APPS: [&str; 4] = ["lab", "patient", "table", "waiting"];
 
 /// How a hostile request ends for its client.
 #[derive(Clone, Copy, Debug)]
@@ -84,7 +84,7 @@ const KINDS: [Kind; 12] = [
     kind(|_| Request::get("/spin"), End::Refused(504), "cpu-time"),
     kind(|_| Request::get("/fill"), End::Refused(504), "cpu-time"),
     Kind {
-        app: "patient",
+        app: "waiting",
         ..kind(|_| Request::get("/hang"), End::Refused(504), "timeout")
     },
     kind(|_| Request::get("/forever"), End::Truncated, "cpu-time"),
@@ -210,17 +210,20 @@ fn attack(host: &Host, threads: &str, rounds: usize) {
     fs::write(&table, wat::parse_file(&text).expect("a component")).expect("written");
     harness::launch::open_to_all(dir.path());
 
-    // What stops a guest here depends on the guest alone: one that spins is
-    // never stopped by the clock, however slow the machine, and one that waits
-    // or allocates never for its CPU time.
+    // What stops a guest here depends on the guest alone: one that spins or
+    // allocates is never stopped by the clock, however slow the machine, and one
+    // that waits or allocates never for its CPU time. The short time is that of
+    // an application to which nothing comes but requests that wait for ever.
     let limited = |app| limited(app, threads);
     let patient = limited(App::lab().named("patient"))
         .env("UNIT_WASM_MEMORY", "16MiB")
+        .env("UNIT_WASM_CPU_TIME", "10s");
+    let waiting = limited(App::lab().named("waiting"))
         .env("UNIT_WASM_CPU_TIME", "10s")
         .env("UNIT_WASM_TIMEOUT", "2s");
     let table = limited(App::new("table", &table)).env("UNIT_WASM_CPU_TIME", "10s");
     let mut server = Server::bare(host);
-    server.apply(&Config::of([limited(App::lab()), patient, table]));
+    server.apply(&Config::of([limited(App::lab()), patient, table, waiting]));
     let workers = APPS.map(|app| server.worker(app));
 
     // Everything once, so that what is opened or allocated lazily is.

@@ -33,7 +33,7 @@ fn start(host: &Host, store: &S3Server, credentials: &str, processes: u32) -> Se
         );
         app(&url)
             .env("UNIT_WASM_SECRETS", path.to_str().unwrap())
-            .env("UNIT_WASM_KEYVALUE_TIMEOUT", "5s")
+            .env("UNIT_WASM_KEYVALUE_TIMEOUT", "30s")
             .processes(json!(processes))
             .into()
     })

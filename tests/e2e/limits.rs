@@ -27,9 +27,30 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
+/// As with [`before_headers`], but at the same time: a short limit would end
+/// neighbours too when the machine stalls.
 fn hanging_guest(host: &Host) {
-    let app = App::lab().env("UNIT_WASM_TIMEOUT", "1s");
-    before_headers(host, app, "/hang", 504, "timeout");
+    let server = Server::start(host, App::lab().env("UNIT_WASM_TIMEOUT", "10s"));
+    let neighbours = Load::neighbours(server.addr());
+    let hang = |number: u32| {
+        let id = format!("failure-{number}");
+        let response = server.send(&Request::get("/hang").header("x-request-id", &id));
+        assert_eq!(response.status(), 504, "{}", response.text());
+        assert_generic(&response);
+        let failure = server.log.expect_failure(&id);
+        assert_eq!(failure.app, "lab", "{failure:?}");
+        assert_eq!(failure.reason, "timeout", "{failure:?}");
+        assert_eq!(failure.status, "504", "{failure:?}");
+        assert!(!failure.detail.trim().is_empty(), "no detail: {failure:?}");
+    };
+    thread::scope(|scope| {
+        for number in 0..5 {
+            scope.spawn(move || hang(number));
+        }
+    });
+    neighbours.wait_for_more(4);
+    neighbours.stop().assert_clean();
+    server.finish();
 }
 
 fn spinning_guest(host: &Host) {
@@ -74,13 +95,13 @@ fn waiting_is_not_cpu_time(host: &Host) {
 }
 
 fn uploading_is_not_the_guests_time(host: &Host) {
-    let server = Server::start(host, App::lab().env("UNIT_WASM_TIMEOUT", "1s"));
+    let server = Server::start(host, App::lab().env("UNIT_WASM_TIMEOUT", "5s"));
     let body = body_of(1, 100_000);
     let request = Request::post("/echo", body.clone());
     let mut conn = server.connect();
     conn.send(&request.head_bytes()).unwrap();
     for piece in body.chunks(20_000) {
-        thread::sleep(Duration::from_millis(500));
+        thread::sleep(Duration::from_millis(1200));
         conn.send(piece).unwrap();
     }
     assert!(conn.read_response(false).unwrap().ok().body == body);
@@ -89,17 +110,19 @@ fn uploading_is_not_the_guests_time(host: &Host) {
 }
 
 fn silence_within_a_response(host: &Host) {
-    let server = Server::start(host, App::lab().env("UNIT_WASM_IDLE_TIMEOUT", "3s"));
+    let server = Server::start(host, App::lab().env("UNIT_WASM_IDLE_TIMEOUT", "10s"));
     let mut conn = server.connect();
-    let lively = Request::get("/sse?events=12&interval=400");
-    let text = conn.exchange(&lively).unwrap().ok().text();
-    assert_eq!(text.matches("data: ").count(), 12);
-    let silent = Request::get("/sse?events=2&interval=20000");
+    let silent = Request::get("/sse?events=2&interval=120000");
     let begin = Instant::now();
-    let result = conn.exchange(&silent.header("x-request-id", "silent"));
+    conn.send(&silent.header("x-request-id", "silent").bytes())
+        .unwrap();
+    // Meanwhile, one that takes longer than that, and is never silent for long.
+    let lively = server.get("/sse?events=13&interval=1000").ok().text();
+    assert_eq!(lively.matches("data: ").count(), 13);
+    let result = conn.read_response(false);
     assert!(matches!(result, Err(Error::Truncated { .. })), "{result:?}");
     assert!(
-        begin.elapsed() < Duration::from_secs(10),
+        begin.elapsed() < Duration::from_secs(60),
         "{:?}",
         begin.elapsed()
     );
@@ -110,7 +133,7 @@ fn silence_within_a_response(host: &Host) {
 }
 
 fn a_client_that_takes_nothing(host: &Host) {
-    let server = Server::start(host, App::lab().env("UNIT_WASM_IDLE_TIMEOUT", "2s"));
+    let server = Server::start(host, App::lab().env("UNIT_WASM_IDLE_TIMEOUT", "10s"));
     let neighbours = Load::neighbours(server.addr());
     // More than fits into all that lies between the guest and this client.
     let mut conn = Conn::open_narrow(server.addr());
@@ -119,7 +142,7 @@ fn a_client_that_takes_nothing(host: &Host) {
     let failure = server.log.expect_failure("stuck");
     assert_eq!(failure.reason, "timeout", "{failure:?}");
     assert_eq!(failure.status, "truncated", "{failure:?}");
-    let why = "the client has taken nothing for 2s (UNIT_WASM_IDLE_TIMEOUT)";
+    let why = "the client has taken nothing for 10s (UNIT_WASM_IDLE_TIMEOUT)";
     assert_eq!(failure.detail, why);
     neighbours.wait_for_more(4);
     neighbours.stop().assert_clean();
@@ -141,10 +164,10 @@ fn spinning_after_the_response(host: &Host) {
 /// No earlier than the limit, and not much later even on a busy machine.
 fn stops_come_in_time(host: &Host) {
     let app = App::lab()
-        .env("UNIT_WASM_TIMEOUT", "2s")
+        .env("UNIT_WASM_TIMEOUT", "5s")
         .env("UNIT_WASM_CPU_TIME", "500ms");
     let server = Server::start(host, app);
-    for (target, at_least) in [("/hang", 1950), ("/spin", 450), ("/fill", 450)] {
+    for (target, at_least) in [("/hang", 4950), ("/spin", 450), ("/fill", 450)] {
         let begin = Instant::now();
         assert_eq!(server.get(target).status(), 504, "{target}");
         let took = begin.elapsed();
@@ -152,7 +175,7 @@ fn stops_come_in_time(host: &Host) {
             took >= Duration::from_millis(at_least),
             "{target} after {took:?}"
         );
-        assert!(took < Duration::from_secs(8), "{target} after {took:?}");
+        assert!(took < Duration::from_secs(30), "{target} after {took:?}");
     }
     server.finish();
 }

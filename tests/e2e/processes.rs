@@ -1,10 +1,12 @@
 //! Application processes that come and go.
 
+use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
 use harness::config::Config;
 use harness::http::{self, Error};
+use harness::launch::{free_addr, next_ip};
 use harness::load::{self, Client, Load};
 use harness::proc::Process;
 use harness::{App, Host, Request, Server, eventually};
@@ -24,7 +26,29 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-const PATIENCE: Duration = Duration::from_secs(15);
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// An application with metrics, and where they are.
+pub fn measured(app: App) -> (App, SocketAddr) {
+    let addr = free_addr(next_ip());
+    (app.env("UNIT_WASM_METRICS", &addr.to_string()), addr)
+}
+
+/// Waits until the guests have so many requests, which Unit's own numbers do not tell.
+#[track_caller]
+pub fn await_in_flight(metrics: SocketAddr, requests: usize) {
+    let reads = || {
+        let answer = http::fetch(metrics, &Request::get("/metrics")).ok()?;
+        let text = answer.text();
+        let mut lines = text.lines();
+        let line = lines.find(|line| line.starts_with("nxt_wasm_requests_in_flight{"))?;
+        line.rsplit(' ').next()?.parse::<usize>().ok()
+    };
+    eventually("requests in flight", PATIENCE, || {
+        // A look at the queue counts as a request, for a moment.
+        (0..3).all(|_| reads() == Some(requests))
+    });
+}
 
 /// Waits until the application is served by another process, and well.
 fn assert_back(server: &Server, old: Process) {
@@ -37,20 +61,22 @@ fn assert_back(server: &Server, old: Process) {
 }
 
 fn a_killed_worker_comes_back(host: &Host) {
-    let mut server = Server::start(host, App::lab());
+    let (app, metrics) = measured(App::lab());
+    let mut server = Server::start(host, app);
     server.expect_new_workers();
     server.expect_log("exited on signal 9");
     for _ in 0..3 {
         let old = server.worker("lab");
         let mut silent = server.connect();
         silent
-            .send(&Request::get("/sleep?ms=20000").bytes())
+            .send(&Request::get("/sleep?ms=55000").bytes())
             .unwrap();
         let mut conn = server.connect();
-        conn.start(&Request::get("/sse?events=50&interval=200"))
+        conn.start(&Request::get("/sse?events=300&interval=200"))
             .unwrap();
         conn.read_some().unwrap();
-        // Whatever thread of the router has the other, it has sent it by now.
+        // The process has the other as well; so has the router been told, a moment later.
+        await_in_flight(metrics, 2);
         thread::sleep(Duration::from_millis(500));
         old.signal(libc::SIGKILL);
         let rest = conn.read_body();
@@ -74,7 +100,7 @@ fn a_worker_killed_under_load_comes_back(host: &Host) {
     server.expect_new_workers();
     server.expect_log("exited on signal 9");
     let addr = server.addr();
-    let patience = Duration::from_secs(5);
+    let patience = Duration::from_secs(25);
     let clients = (0..4).map(|_| Client::fresh(addr).patience(patience));
     let load = Load::start(clients.collect(), |client, number| {
         match load::echo(client, number) {
@@ -164,8 +190,8 @@ fn an_idle_worker_goes_and_comes_back(host: &Host) {
     server.expect_new_workers();
     for _ in 0..3 {
         assert_eq!(server.get("/").ok().text(), "lab\n");
+        // It may have gone already, if that took long.
         let old = server.workers("lab");
-        assert!(!old.is_empty());
         eventually("the idle process exits", PATIENCE, || {
             let gone = old.iter().all(|process| !process.alive());
             gone && server.workers("lab").is_empty()

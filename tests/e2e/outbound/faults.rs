@@ -204,14 +204,16 @@ fn a_request_body_without_an_end(host: &Host) {
 
 fn a_guest_that_is_stopped(host: &Host) {
     let peer = HttpPeer::plain();
-    let settings = [(ALLOW, &*peer.entry()), ("UNIT_WASM_TIMEOUT", "1s")];
+    let settings = [(ALLOW, &*peer.entry()), ("UNIT_WASM_TIMEOUT", "5s")];
     let server = start(host, &settings);
     let url = peer.url("/slow?ms=60000");
-    for _ in 0..3 {
-        assert_eq!(server.get(target(&url, "")).status(), 504);
-        // With ten of them on the way.
-        let target = format!("/fetch-many?url={}&n=10&parallel=10", encode(&url));
-        assert_eq!(server.get(target).status(), 504);
+    for _ in 0..2 {
+        thread::scope(|scope| {
+            scope.spawn(|| assert_eq!(server.get(target(&url, "")).status(), 504));
+            // With ten of them on the way.
+            let target = format!("/fetch-many?url={}&n=10&parallel=10", encode(&url));
+            assert_eq!(server.get(target).status(), 504);
+        });
     }
     eventually(
         "the connections are closed",
@@ -308,12 +310,17 @@ fn a_broken_response_breaks_the_guests_own(host: &Host) {
     let server = start_with(host, &peer);
     let url = encode(&peer.url("/die?when=body&n=5000"));
     let mut conn = server.connect();
-    let head = conn
-        .start(&Request::get(format!("/fetch-stream?url={url}")))
-        .unwrap();
-    assert_eq!(head.status, 200);
-    let end = conn.read_body();
-    assert!(matches!(end, Err(http::Error::Truncated { .. })), "{end:?}");
+    match conn.start(&Request::get(format!("/fetch-stream?url={url}"))) {
+        Ok(head) => {
+            assert_eq!(head.status, 200);
+            let end = conn.read_body();
+            assert!(matches!(end, Err(http::Error::Truncated { .. })), "{end:?}");
+        }
+        // Unit's router drops what it has not written yet of a response that breaks
+        // off: that may be all of it.
+        Err(http::Error::Closed) if host.is_unit() => {}
+        Err(other) => panic!("{other}"),
+    }
     drop(conn);
     server.finish();
 }

@@ -18,8 +18,11 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
+/// How long a process may take to end.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 fn work_goes_on_after_the_response(host: &Host) {
-    const LATER: Duration = Duration::from_secs(4);
+    const LATER: Duration = Duration::from_secs(8);
     let server = start(host, &[]);
     let target = format!("/after?ms={}&say=done", LATER.as_millis());
     let begin = Instant::now();
@@ -64,7 +67,7 @@ fn spinning_is_ended(host: &Host) {
 }
 
 fn sleeping_too_long_is_ended(host: &Host) {
-    let server = start(host, &[("UNIT_WASM_TIMEOUT", "1s")]);
+    let server = start(host, &[("UNIT_WASM_TIMEOUT", "5s")]);
     let target = "/after?ms=60000&say=never";
     ended_after(&server, target, "timeout", "UNIT_WASM_TIMEOUT");
     server.finish();
@@ -78,9 +81,7 @@ fn a_process_that_ends_lets_it_finish(host: &Host) {
     assert_eq!(ask_as(&server, "drained", target), "after\n");
     assert!(server.restart("lab").success());
     server.log.expect(&["request=drained stderr: after: done"]);
-    eventually("the old process exits", Duration::from_secs(15), || {
-        !old.alive()
-    });
+    eventually("the old process exits", PATIENCE, || !old.alive());
     assert_eq!(server.log.failures(), []);
     server.finish();
 }
@@ -96,9 +97,7 @@ fn a_process_that_ends_does_not_wait_for_ever(host: &Host) {
     let request = Request::get("/after?ms=100000&say=never").header("x-request-id", "stuck");
     assert_eq!(server.send(&request).ok().text(), "after\n");
     assert!(server.restart("lab").success());
-    eventually("the old process exits", Duration::from_secs(15), || {
-        !old.alive()
-    });
+    eventually("the old process exits", PATIENCE, || !old.alive());
     let failure = server.log.expect_failure("stuck");
     assert_eq!(failure.reason, "drain", "{failure:?}");
     assert_eq!(failure.status, "complete", "{failure:?}");

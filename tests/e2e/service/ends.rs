@@ -1,5 +1,6 @@
 //! How guests end, rightly and wrongly, beside healthy neighbours.
 
+use std::thread;
 use std::time::{Duration, Instant};
 
 use harness::http::Error;
@@ -86,7 +87,7 @@ fn guests_that_fail_before_their_response(host: &Host) {
     // Far apart: what spins gets but a part of the time beside others.
     let settings = [
         ("UNIT_WASM_MEMORY", "64MiB"),
-        ("UNIT_WASM_TIMEOUT", "6s"),
+        ("UNIT_WASM_TIMEOUT", "15s"),
         ("UNIT_WASM_CPU_TIME", "500ms"),
     ];
     beside_neighbours(start(host, &settings), |server| {
@@ -135,24 +136,27 @@ fn guests_that_fail_within_their_body(host: &Host) {
 /// What a guest has passed on may come long after it has ended, so this is only told
 /// from silence.
 fn bodies_that_are_never_ended(host: &Host) {
-    let server = start(host, &[("UNIT_WASM_IDLE_TIMEOUT", "1s")]);
+    let server = start(host, &[("UNIT_WASM_IDLE_TIMEOUT", "10s")]);
+    let never_ends = |server: &Server, number: usize, target: &str| {
+        let id = format!("never-{number}");
+        let (end, detail) = fails(server, target, &id, "timeout");
+        assert_eq!(end, End::Broken, "{target}");
+        assert!(
+            detail.contains("UNIT_WASM_IDLE_TIMEOUT"),
+            "{target}: {detail}"
+        );
+    };
+    let targets = [
+        "/leak-body?bytes=100",
+        "/leak-body?bytes=1000000",
+        "/no-trailers",
+    ];
     beside_neighbours(server, |server| {
-        for (number, target) in [
-            "/leak-body?bytes=100",
-            "/leak-body?bytes=1000000",
-            "/no-trailers",
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            let id = format!("never-{number}");
-            let (end, detail) = fails(server, target, &id, "timeout");
-            assert_eq!(end, End::Broken, "{target}");
-            assert!(
-                detail.contains("UNIT_WASM_IDLE_TIMEOUT"),
-                "{target}: {detail}"
-            );
-        }
+        thread::scope(|scope| {
+            for (number, target) in targets.into_iter().enumerate() {
+                scope.spawn(move || never_ends(server, number, target));
+            }
+        });
     });
 }
 
@@ -168,7 +172,7 @@ fn bodies_of_another_length_than_promised(host: &Host) {
 
 /// That all of the body is there is not known before its end is.
 fn an_end_that_comes_late(host: &Host) {
-    let settings = [("UNIT_WASM_IDLE_TIMEOUT", "1s")];
+    let settings = [("UNIT_WASM_IDLE_TIMEOUT", "10s")];
     beside_neighbours(start(host, &settings), |server| {
         let begin = Instant::now();
         assert_eq!(ask(server, "/no-trailers?ms=400"), "no trailers\n");
@@ -217,7 +221,7 @@ fn a_trap_after_the_response(host: &Host) {
 
 fn limits_within_the_body(host: &Host) {
     let settings = [
-        ("UNIT_WASM_IDLE_TIMEOUT", "5s"),
+        ("UNIT_WASM_IDLE_TIMEOUT", "10s"),
         ("UNIT_WASM_CPU_TIME", "500ms"),
     ];
     beside_neighbours(start(host, &settings), |server| {

@@ -1,6 +1,5 @@
 //! Instances that serve more than one request in turn, if that is wanted.
 
-use std::thread;
 use std::time::Duration;
 
 use harness::config::Config;
@@ -37,10 +36,13 @@ pub fn cases() -> Vec<Case> {
     all
 }
 
+/// How long lines may take to be in the log.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 pub const REUSE: &str = "UNIT_WASM_REUSE";
 pub const CONCURRENT: &str = "UNIT_WASM_REUSE_CONCURRENT";
 
-fn with(app: App, settings: &[(&str, &str)]) -> App {
+pub fn with(app: App, settings: &[(&str, &str)]) -> App {
     settings
         .iter()
         .fold(app, |app, (name, value)| app.env(name, value))
@@ -48,7 +50,7 @@ fn with(app: App, settings: &[(&str, &str)]) -> App {
 
 /// Without a warm-up: no instance has served anything yet. What the first requests
 /// open is open from then on, so descriptors are compared in other tests.
-fn fresh(host: &Host, app: App) -> Server {
+pub fn fresh(host: &Host, app: App) -> Server {
     let mut server = Server::bare(host);
     server.apply(&Config::of([app.env("UNIT_WASM_THREADS", "1")]));
     server
@@ -115,15 +117,16 @@ fn nobody_shares_unless_told(host: &Host) {
     let server = start(host, &[(REUSE, "1000")]);
     let mut sleepers: Vec<Conn> = (0..4).map(|_| server.connect()).collect();
     for conn in &mut sleepers {
-        conn.send(&Request::get("/sleep?ms=1500").bytes()).unwrap();
+        conn.start(&Request::get("/sse?events=2&interval=8000"))
+            .unwrap();
+        // It is at it.
+        conn.read_some().unwrap();
     }
-    // They are at it by then.
-    thread::sleep(Duration::from_millis(300));
     for expected in 1..=5 {
         assert_eq!(counter(&server), expected);
     }
     for conn in &mut sleepers {
-        assert_eq!(conn.read_response(false).unwrap().ok().text(), "slept\n");
+        assert_eq!(conn.read_body().unwrap(), b"data: 1\n\n");
     }
     drop(sleepers);
     server.finish();
@@ -134,8 +137,8 @@ fn a_failure_retires_the_instance(host: &Host) {
     let settings = [
         (REUSE, "1000"),
         ("UNIT_WASM_CPU_TIME", "500ms"),
-        ("UNIT_WASM_TIMEOUT", "5s"),
-        ("UNIT_WASM_IDLE_TIMEOUT", "2s"),
+        ("UNIT_WASM_TIMEOUT", "15s"),
+        ("UNIT_WASM_IDLE_TIMEOUT", "10s"),
         ("UNIT_WASM_MEMORY", "64MiB"),
     ];
     let server = start(host, &settings);
@@ -180,7 +183,7 @@ fn output_belongs_to_its_request(host: &Host) {
             assert_eq!(ask_as(&server, &id, target), "ok\n");
             let wanted = format!(" request={id} {stream}: of-{id}");
             let found = || server.log.matching(|line| line.ends_with(&wanted));
-            eventually("both lines", Duration::from_secs(10), || found().len() == 2);
+            eventually("both lines", PATIENCE, || found().len() == 2);
         }
     }
     let lines = server.log.matching(|line| line.contains(": of-"));
@@ -232,7 +235,7 @@ fn cpu_time_and_output_start_anew(host: &Host) {
         let target = "/stdout?text=printed&count=20";
         assert_eq!(ask_as(&server, &id, target), "ok\n");
         let begin = format!(" request={id} stdout: printed");
-        eventually("all lines", Duration::from_secs(10), || {
+        eventually("all lines", PATIENCE, || {
             server.log.matching(|line| line.ends_with(&begin)).len() == 20
         });
     }

@@ -1,6 +1,7 @@
 //! Instances that serve several requests at the same time, if that is wanted.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -10,9 +11,12 @@ use harness::http::{self, Error};
 use harness::load::{self, Client, Load};
 use harness::{App, Conn, Host, Request, Server, eventually};
 
-use super::reuse::{CONCURRENT, REUSE, instance, read, start3, warm};
+use super::reuse::{CONCURRENT, REUSE, fresh, instance, read, start3, warm, with};
 use super::{ask, ask_as};
+use crate::processes::{await_in_flight, measured};
 use crate::{Case, cases};
+
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn cases() -> Vec<Case> {
     cases!["service-shared", All:
@@ -106,9 +110,7 @@ fn output_of_those_that_share(host: &Host) {
         }
     });
     let lines = || -> Vec<_> { server.log.text().lines().filter_map(of).collect() };
-    eventually("all lines", Duration::from_secs(10), || {
-        lines().len() == 160
-    });
+    eventually("all lines", PATIENCE, || lines().len() == 160);
     for (ids, text) in lines() {
         assert!(ids.contains(&text), "{text}, printed by {ids:?}");
         assert!(ids.len() <= 4, "{ids:?}");
@@ -141,18 +143,47 @@ fn bodies_of_those_that_share(host: &Host) {
     server.finish();
 }
 
+/// Requests that stay for a while, one after the other. Connections are independent, so
+/// each waits for those before it to be with the guest.
+struct Sleepers<'a> {
+    server: &'a Server,
+    metrics: SocketAddr,
+    conns: Vec<Conn>,
+}
+
+impl<'a> Sleepers<'a> {
+    fn of(server: &'a Server, metrics: SocketAddr) -> Self {
+        Self {
+            server,
+            metrics,
+            conns: Vec::new(),
+        }
+    }
+
+    fn begin(&mut self, target: &str, id: &str) {
+        // What was there beside them has ended.
+        await_in_flight(self.metrics, self.conns.len());
+        let mut conn = self.server.connect();
+        let request = Request::get(target).header("x-request-id", id);
+        conn.send(&request.bytes()).unwrap();
+        self.conns.push(conn);
+        await_in_flight(self.metrics, self.conns.len());
+    }
+}
+
+/// Without a warm-up, as [`start3`], with metrics.
+fn start(host: &Host, settings: &[(&str, &str)]) -> (Server, SocketAddr) {
+    let (app, metrics) = measured(with(App::lab3(), settings));
+    let server = fresh(host, app);
+    (server, metrics)
+}
+
 /// Two at a time: the one that traps shares its instance with the third sleeper.
 fn a_trap_ends_those_that_share(host: &Host) {
-    let server = start3(host, &[(REUSE, "1000"), (CONCURRENT, "2")]);
-    let mut sleepers: Vec<Conn> = Vec::new();
+    let (server, metrics) = start(host, &[(REUSE, "1000"), (CONCURRENT, "2")]);
+    let mut sleepers = Sleepers::of(&server, metrics);
     for number in 0..3 {
-        let mut conn = server.connect();
-        let request = Request::get("/instance-state?ms=3000");
-        let request = request.header("x-request-id", format!("sleeper-{number}"));
-        conn.send(&request.bytes()).unwrap();
-        sleepers.push(conn);
-        // One after the other.
-        thread::sleep(Duration::from_millis(200));
+        sleepers.begin("/instance-state?ms=5000", &format!("sleeper-{number}"));
     }
     let trap = Request::get("/trap").header("x-request-id", "trap");
     assert_eq!(server.send(&trap).status(), 500);
@@ -162,7 +193,7 @@ fn a_trap_ends_those_that_share(host: &Host) {
 
     let mut healthy = Vec::new();
     let mut ended = Vec::new();
-    for (number, conn) in sleepers.iter_mut().enumerate() {
+    for (number, conn) in sleepers.conns.iter_mut().enumerate() {
         match conn.read_response(false) {
             Ok(response) if response.status() == 200 => {
                 healthy.push(read(&response.text()).expect("its state"));
@@ -219,27 +250,19 @@ fn a_client_that_leaves_disturbs_nobody(host: &Host) {
     server.finish();
 }
 
-/// Starts a request, and leaves it time to be taken.
-fn begin(server: &Server, target: &str, id: &str) -> Conn {
-    let mut conn = server.connect();
-    let request = Request::get(target).header("x-request-id", id);
-    conn.send(&request.bytes()).unwrap();
-    thread::sleep(Duration::from_millis(200));
-    conn
-}
-
 fn nobody_waits_for_one_that_computes(host: &Host) {
     let settings = [
         (REUSE, "1000"),
         (CONCURRENT, "4"),
         ("UNIT_WASM_CPU_TIME", "6s"),
     ];
-    let server = start3(host, &settings);
-    let mut busy = begin(&server, "/spin", "busy");
+    let (server, metrics) = start(host, &settings);
+    let mut busy = Sleepers::of(&server, metrics);
+    busy.begin("/spin", "busy");
     for _ in 0..3 {
         assert_eq!(ask(&server, "/"), "lab\n");
     }
-    assert_eq!(busy.read_response(false).unwrap().status(), 504);
+    assert_eq!(busy.conns[0].read_response(false).unwrap().status(), 504);
     let failed: Vec<String> = server.log.failures().into_iter().map(|f| f.id).collect();
     assert_eq!(failed, ["busy"]);
     drop(busy);
@@ -248,7 +271,7 @@ fn nobody_waits_for_one_that_computes(host: &Host) {
 
 /// The guest goes on after these, so only the next requests have another instance.
 fn errors_of_one_are_not_those_of_others(host: &Host) {
-    let server = start3(host, &[(REUSE, "1000"), (CONCURRENT, "4")]);
+    let (server, metrics) = start(host, &[(REUSE, "1000"), (CONCURRENT, "4")]);
     for (number, target) in [
         "/error",
         "/status?code=101",
@@ -259,13 +282,15 @@ fn errors_of_one_are_not_those_of_others(host: &Host) {
     .into_iter()
     .enumerate()
     {
-        let mut sleeper = begin(&server, "/instance-state?ms=1500", "sleeper");
+        let mut sleeper = Sleepers::of(&server, metrics);
+        sleeper.begin("/instance-state?ms=5000", "sleeper");
         let id = format!("error-{number}");
         let _ = server.fetch(&Request::get(target).header("x-request-id", &id));
         let failure = server.log.expect_failure(&id);
         assert_eq!(failure.reason, "invalid-response", "{target}: {failure:?}");
         let next = instance(&server);
-        let answer = sleeper.read_response(false).expect("an answer").ok();
+        let answer = sleeper.conns[0].read_response(false);
+        let answer = answer.expect("an answer").ok();
         let state = read(&answer.text()).expect("its state");
         assert!(state.peak > 1, "{target}: they have not shared any");
         assert_ne!(next.id, state.id, "{target}");
@@ -278,45 +303,53 @@ fn a_timeout_is_that_of_one_request(host: &Host) {
     let settings = [
         (REUSE, "1000"),
         (CONCURRENT, "4"),
-        ("UNIT_WASM_TIMEOUT", "4s"),
+        ("UNIT_WASM_TIMEOUT", "12s"),
+        // The instance has as long to come to rest.
+        ("UNIT_WASM_DRAIN_TIMEOUT", "50s"),
     ];
-    let mut server = start3(host, &settings);
-    let mut stalled = begin(&server, "/stall", "stalled");
-    thread::sleep(Duration::from_millis(1500));
+    let (mut server, metrics) = start(host, &settings);
+    let mut both = Sleepers::of(&server, metrics);
+    both.begin("/stall", "stalled");
+    thread::sleep(Duration::from_secs(6));
     // This one is answered after the other one was given up.
-    let mut sleeper = begin(&server, "/instance-state?ms=2900", "sleeper");
-    assert_eq!(stalled.read_response(false).unwrap().status(), 504);
-    let answer = sleeper.read_response(false).expect("an answer").ok();
+    both.begin("/instance-state?ms=7000", "sleeper");
+    let mut answers = both.conns.iter_mut().map(|conn| conn.read_response(false));
+    assert_eq!(answers.next().unwrap().unwrap().status(), 504);
+    let answer = answers.next().unwrap().expect("an answer").ok();
     let state = read(&answer.text()).expect("its state");
     assert_eq!(state.peak, 2, "they have not shared any");
     assert_ne!(instance(&server).id, state.id);
+    drop(both);
     let status = server.terminate();
     assert!(status.success(), "{status}");
     // Of all that was in flight, nothing else has failed.
     server.log.expect(&["failures of this process: timeout=1"]);
     let failed: Vec<String> = server.log.failures().into_iter().map(|f| f.id).collect();
     assert_eq!(failed, ["stalled"]);
-    drop((stalled, sleeper));
     server.finish_stopped();
 }
 
 fn a_process_that_ends_answers_those_that_share(host: &Host) {
-    let server = start3(host, &[(REUSE, "1000"), (CONCURRENT, "4")]);
+    let settings = [
+        (REUSE, "1000"),
+        (CONCURRENT, "4"),
+        ("UNIT_WASM_DRAIN_TIMEOUT", "50s"),
+    ];
+    let (server, metrics) = start(host, &settings);
     let old = server.worker("lab");
-    let mut sleepers: Vec<Conn> = (0..3)
-        .map(|number| begin(&server, "/concurrent?ms=1500", &format!("{number}")))
-        .collect();
-    assert_eq!(ask(&server, "/after?ms=1500&say=done"), "after\n");
+    let mut sleepers = Sleepers::of(&server, metrics);
+    for number in 0..3 {
+        sleepers.begin("/concurrent?ms=5000", &format!("{number}"));
+    }
+    assert_eq!(ask(&server, "/after?ms=5000&say=done"), "after\n");
     assert!(server.restart("lab").success());
-    for sleeper in &mut sleepers {
+    for sleeper in &mut sleepers.conns {
         let answer = sleeper.read_response(false).expect("an answer").ok();
         assert_eq!(answer.text(), "4\n");
     }
     server.log.expect(&["stderr: after: done"]);
     drop(sleepers);
-    eventually("the old process exits", Duration::from_secs(15), || {
-        !old.alive()
-    });
+    eventually("the old process exits", PATIENCE, || !old.alive());
     assert_eq!(server.log.failures(), []);
     server.finish();
 }
