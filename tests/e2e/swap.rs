@@ -41,6 +41,7 @@ pub fn cases() -> Vec<Case> {
         buckets_in_memory_stay,
         restarts_leave_no_watcher,
         a_watcher_that_was_killed,
+        a_watcher_that_was_killed_at_work,
         a_watcher_that_is_late,
         a_watcher_is_the_first_to_go,
         a_digest_and_changes_exclude_each_other,
@@ -748,6 +749,23 @@ fn a_watcher_that_was_killed(host: &Host) {
     eventually("the new one is served", PATIENCE, || served(&server) == 1);
     deployed.switch(&server, &version(host, 2));
     assert_eq!(served(&server), 2);
+    server.finish();
+}
+
+/// A helper is a process of its own, which would go on for all of its time.
+fn a_watcher_that_was_killed_at_work(host: &Host) {
+    let (mut server, deployed) = start(host, |app| app.env("UNIT_WASM_CPU_TIME", "300s"));
+    server.expect_log("exited on signal 9");
+    deployed.put(&guests::bad("spinning-start"));
+    eventually("a helper", PATIENCE, || all_watching(&server).len() == 2);
+    let [watcher] = watchers(&server)[..] else {
+        panic!("one watcher expected");
+    };
+    watcher.signal(libc::SIGKILL);
+    eventually("the helper ends", Duration::from_secs(100), || {
+        all_watching(&server).is_empty()
+    });
+    assert_eq!(served(&server), 0);
     server.finish();
 }
 
