@@ -762,7 +762,7 @@ fn a_watcher_that_was_killed_at_work(host: &Host) {
         panic!("one watcher expected");
     };
     watcher.signal(libc::SIGKILL);
-    eventually("the helper ends", Duration::from_secs(100), || {
+    eventually("the helper ends", Duration::from_secs(30), || {
         all_watching(&server).is_empty()
     });
     assert_eq!(served(&server), 0);
