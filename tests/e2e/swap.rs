@@ -757,7 +757,12 @@ fn a_watcher_that_was_killed_at_work(host: &Host) {
     let (mut server, deployed) = start(host, |app| app.env("UNIT_WASM_CPU_TIME", "300s"));
     server.expect_log("exited on signal 9");
     deployed.put(&guests::bad("spinning-start"));
-    eventually("a helper", PATIENCE, || all_watching(&server).len() == 2);
+    // The one that compiles ends soon, the one that starts it on trial does not.
+    eventually("a helper that goes on", PATIENCE, || {
+        let all = all_watching(&server);
+        std::thread::sleep(Duration::from_secs(2));
+        all.len() == 2 && all_watching(&server) == all
+    });
     let [watcher] = watchers(&server)[..] else {
         panic!("one watcher expected");
     };
