@@ -12,6 +12,8 @@ use harness::{App, Host, Server};
 
 use crate::Case;
 
+pub use tls::Setting;
+
 pub fn cases() -> Vec<Case> {
     let topics = [
         messages::cases(),

@@ -31,7 +31,7 @@ pub fn cases() -> Vec<Case> {
 const H2: [&str; 2] = ["h2", "http/1.1"];
 
 /// What a test of TLS needs: an authority, its certificate in a file, names.
-struct Setting {
+pub struct Setting {
     ca: Ca,
     file: PathBuf,
     dns: DnsPeer,
@@ -39,7 +39,7 @@ struct Setting {
 }
 
 impl Setting {
-    fn new() -> Self {
+    pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ca = Ca::new("Authority of the tests");
         Self {
@@ -51,27 +51,34 @@ impl Setting {
     }
 
     /// A server called `api.test`.
-    fn peer(&self, protocols: &[&str]) -> HttpPeer {
+    pub fn peer(&self, protocols: &[&str]) -> HttpPeer {
         self.named(HttpPeer::tls(self.ca.server(&["api.test"], protocols)))
     }
 
-    fn named(&self, peer: HttpPeer) -> HttpPeer {
+    pub fn named(&self, peer: HttpPeer) -> HttpPeer {
         self.dns.tell_address("api.test", peer.addr().ip());
         peer
     }
 
     /// The guest that may reach all of them and trusts the authority.
     fn app(&self) -> App {
-        self.distrustful()
+        self.trusting(app(&[]))
+    }
+
+    /// The same of another guest.
+    pub fn trusting(&self, app: App) -> App {
+        self.granted(app)
             .env("UNIT_WASM_HTTP_CA", self.file.to_str().unwrap())
     }
 
     fn distrustful(&self) -> App {
-        app(&[
-            ("UNIT_WASM_DNS_SERVER", &self.dns.setting()),
-            (ALLOW, "https://api.test:*, https://127.0.0.0/8:*"),
-            ("UNIT_WASM_HTTP_REQUESTS", "1000"),
-        ])
+        self.granted(app(&[]))
+    }
+
+    fn granted(&self, app: App) -> App {
+        app.env("UNIT_WASM_DNS_SERVER", &self.dns.setting())
+            .env(ALLOW, "https://api.test:*, https://127.0.0.0/8:*")
+            .env("UNIT_WASM_HTTP_REQUESTS", "1000")
     }
 }
 

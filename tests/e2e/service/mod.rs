@@ -12,6 +12,7 @@ mod files;
 mod hello;
 mod outbound;
 mod output;
+mod peers;
 mod reuse;
 mod shared;
 mod sockets;
@@ -31,6 +32,7 @@ pub fn cases() -> Vec<Case> {
         output::cases(),
         files::cases(),
         outbound::cases(),
+        peers::cases(),
         sockets::cases(),
         extras::cases(),
         composition::cases(),

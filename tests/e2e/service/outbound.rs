@@ -23,7 +23,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-const ALLOW: &str = "UNIT_WASM_ALLOW_HTTP";
+pub const ALLOW: &str = "UNIT_WASM_ALLOW_HTTP";
 
 /// The guest, which may reach `peer`. Unused connections are closed soon, so that a
 /// test's end can tell them from lost ones.
@@ -33,7 +33,7 @@ fn with(host: &Host, peer: &HttpPeer) -> Server {
 }
 
 /// The target by which the guest fetches `url`.
-fn fetch(url: &str) -> String {
+pub fn fetch(url: &str) -> String {
     format!("/fetch?url={}", encode(url))
 }
 
@@ -128,7 +128,7 @@ fn a_body_is_sent(host: &Host) {
 
 /// What `/fetch-many` says: how often it got what, and how many bytes in all.
 #[track_caller]
-fn fetch_many(server: &Server, url: &str, rest: &str) -> (Value, u64) {
+pub fn fetch_many(server: &Server, url: &str, rest: &str) -> (Value, u64) {
     let target = format!("/fetch-many?url={}{rest}", encode(url));
     let said: Value = serde_json::from_str(&ask(server, target)).expect("JSON");
     let bytes = said["bytes"].as_u64().expect("a number");
