@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use std::io::Write;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::sleep;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use host::{Host, receive};
 use serde_json::json;
@@ -231,7 +231,7 @@ fn the_host_stops_cleanly() {
     for signal in ["TERM", "INT", "QUIT"] {
         let mut host = Host::with(json!({"processes": 2}));
         let mut slow = host.connect();
-        slow.write_all(b"GET /sleep?1000 HTTP/1.1\r\nHost: x\r\n\r\n")
+        slow.write_all(b"GET /sleep?4000 HTTP/1.1\r\nHost: x\r\n\r\n")
             .unwrap();
         // One of the two has taken it.
         host.until("request", || {
@@ -290,11 +290,9 @@ fn faults_are_produced() {
     assert_eq!(host.control("DELETE", "/faults/a", "").0, 200);
     let pid = host.app_pid();
     put(json!({"quit_after_requests": 1}));
-    let start = Instant::now();
     assert_eq!(host.app_pid(), pid);
     assert_eq!(host.control("DELETE", "/faults/a", "").0, 200);
     host.until("another process", || host.app_pid() != pid);
-    assert!(start.elapsed() < Duration::from_secs(20));
     for mistake in [
         json!({"bogus": 1}),
         json!({"fail": {"bogus": 1}}),

@@ -8,6 +8,7 @@ use harness::http::{self, Error};
 use harness::load::{self, Client};
 use harness::{App, Conn, Host, Request, Server};
 
+use crate::observe::{await_in_flight, measured};
 use crate::{Case, cases};
 
 pub fn cases() -> Vec<Case> {
@@ -23,13 +24,14 @@ fn requests_that_wait_too_long_are_refused(host: &Host) {
     let app = App::lab()
         .env("UNIT_WASM_CONCURRENCY", "2")
         .env("UNIT_WASM_QUEUE_TIMEOUT", "3s");
+    let (app, metrics) = measured(app);
     let server = Server::start(host, app);
     let mut sleepers: Vec<Conn> = (0..2).map(|_| server.connect()).collect();
     for conn in &mut sleepers {
         conn.send(&Request::get("/sleep?ms=12000").bytes()).unwrap();
     }
     // Both have their slots before anything else is sent.
-    thread::sleep(Duration::from_millis(500));
+    await_in_flight(metrics, 2);
     let addr = server.addr();
     thread::scope(|scope| {
         for number in 0..4 {

@@ -93,16 +93,6 @@ impl Daemon {
         json["apps"].clone()
     }
 
-    /// A component is being received: the application has its place.
-    fn await_upload(&self, site: &Site) {
-        let store = site.store.join("tmp");
-        let begun = wait_for(PATIENCE, || {
-            let mut files = fs::read_dir(&store).unwrap();
-            files.next().is_some().then_some(())
-        });
-        assert!(begun.is_some(), "nothing has been received");
-    }
-
     fn terminate(mut self) -> ExitStatus {
         let pid = i32::try_from(self.child.id()).unwrap();
         // SAFETY: a bare system call, with the process id of a child that has not
@@ -111,6 +101,14 @@ impl Daemon {
         let ended = wait_for(PATIENCE, || self.child.try_wait().unwrap());
         ended.expect("it ends when it is told to")
     }
+}
+
+/// Waits until a component is being received: its application has its place then.
+#[track_caller]
+fn await_upload(site: &Site) {
+    let store = site.store.join("tmp");
+    let begun = wait_for(PATIENCE, || fs::read_dir(&store).unwrap().next().map(drop));
+    assert!(begun.is_some(), "nothing has been received");
 }
 
 /// A command that starts one.
@@ -122,12 +120,7 @@ fn command(site: &Site, control: &str, listen: &str) -> Command {
     command.arg("--token-file").arg(tokens);
     command.args(["--control", control]);
     command.arg("--store").arg(&site.store);
-    command.args([
-        "--allow-set",
-        "UNIT_WASM_CACHE",
-        "--probe-timeout",
-        "5500ms",
-    ]);
+    command.args(["--allow-set", "UNIT_WASM_CACHE", "--probe-timeout", "5s"]);
     let log = fs::File::create(log(site)).unwrap();
     command.stdin(Stdio::null()).stderr(log);
     command
@@ -317,7 +310,7 @@ fn what_is_too_large_or_damaged_is_refused(host: &Host) {
     let mut conn = Conn::open(daemon.addr);
     conn.send(head.as_bytes()).unwrap();
     conn.send(&bytes[..half]).unwrap();
-    daemon.await_upload(&site);
+    await_upload(&site);
     drop(conn);
     assert_eq!((site.config(), site.server.worker("lab")), (config, worker));
     assert_eq!(site.get("/env").ok().text(), "VERSION=1\n");
@@ -423,7 +416,7 @@ fn one_deployment_of_an_application_at_a_time(host: &Host) {
     let mut conn = Conn::open(daemon.addr);
     conn.send(head.as_bytes()).unwrap();
     conn.send(&bytes[..1000]).unwrap();
-    daemon.await_upload(&site);
+    await_upload(&site);
     let query = "route=/*&probe=/env&env.VERSION=1";
     let (status, json) = daemon.deploy("lab", query, &bytes);
     assert_eq!(status, 409, "two at a time: {json}");
@@ -707,7 +700,7 @@ fn ends_when_it_is_told_to(host: &Host) {
     let mut conn = Conn::open(daemon.addr);
     conn.send(head.as_bytes()).unwrap();
     conn.send(&bytes[..1000]).unwrap();
-    daemon.await_upload(&site);
+    await_upload(&site);
     let (log, addr) = (log(&site), daemon.addr);
     std::thread::scope(|scope| {
         let ended = scope.spawn(move || daemon.terminate());
@@ -774,11 +767,7 @@ fn the_socket_of_its_successor_stays(host: &Host) {
     let mut conn = Conn::open_unix(&socket).unwrap();
     conn.send(head.as_bytes()).unwrap();
     conn.send(&bytes[..1000]).unwrap();
-    let begun = wait_for(PATIENCE, || {
-        let mut files = fs::read_dir(site.store.join("tmp")).unwrap();
-        files.next().map(drop)
-    });
-    assert!(begun.is_some(), "nothing has been received");
+    await_upload(&site);
     let log = log(&site);
     std::thread::scope(|scope| {
         let ended = scope.spawn(move || first.terminate());

@@ -130,6 +130,9 @@ fn restart_gives_up_on_a_stuck_request(host: &Host) {
     assert_eq!(response.status(), 503);
     let took = begin.elapsed();
     assert!(took < Duration::from_secs(20), "given up after {took:?}");
+    server
+        .log
+        .expect(&["still in flight 1s after quit (UNIT_WASM_DRAIN_TIMEOUT)"]);
     let failure = server.log.expect_failure("stuck");
     assert_eq!(failure.reason, "drain", "{failure:?}");
     let rest = endless.read_body();
@@ -158,7 +161,9 @@ fn router_may_crash(server: &mut Server) {
 
 /// SIGTERM with the given requests in flight.
 fn exit_with(host: &Host, targets: &[&str]) {
-    let app = App::lab().env("UNIT_WASM_DRAIN_TIMEOUT", "2s");
+    let app = App::lab()
+        .env("UNIT_WASM_DRAIN_TIMEOUT", "2s")
+        .env("UNIT_WASM_CPU_TIME", "2m");
     let mut server = Server::start(host, app);
     let mut conns = Vec::new();
     for target in targets {
@@ -174,6 +179,9 @@ fn exit_with(host: &Host, targets: &[&str]) {
     router_may_crash(&mut server);
     let status = server.terminate();
     assert!(status.success(), "{status}");
+    server
+        .log
+        .expect(&["still in flight 2s after quit (UNIT_WASM_DRAIN_TIMEOUT)"]);
     server.finish_stopped();
 }
 

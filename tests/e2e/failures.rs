@@ -73,20 +73,29 @@ pub fn before_headers(host: &Host, app: App, target: &str, status: u16, reason: 
     let server = Server::start(host, app);
     let neighbours = Load::neighbours(server.addr());
     for number in 0..TIMES {
-        let id = format!("failure-{number}");
-        let request = Request::get(target).header("x-request-id", &id);
-        let response = server.send(&request);
-        assert_eq!(response.status(), status, "{}", response.text());
-        assert_generic(&response);
-        let failure = server.log.expect_failure(&id);
-        assert_eq!(failure.app, "lab", "{failure:?}");
-        assert_eq!(failure.reason, reason, "{failure:?}");
-        assert_eq!(failure.status, status.to_string(), "{failure:?}");
-        assert!(!failure.detail.trim().is_empty(), "no detail: {failure:?}");
+        fails(
+            &server,
+            &format!("failure-{number}"),
+            target,
+            status,
+            reason,
+        );
         neighbours.wait_for_more(2);
     }
     neighbours.stop().assert_clean();
     server.finish();
+}
+
+/// One such failure.
+pub fn fails(server: &Server, id: &str, target: &str, status: u16, reason: &str) {
+    let response = server.send(&Request::get(target).header("x-request-id", id));
+    assert_eq!(response.status(), status, "{}", response.text());
+    assert_generic(&response);
+    let failure = server.log.expect_failure(id);
+    assert_eq!(failure.app, "lab", "{failure:?}");
+    assert_eq!(failure.reason, reason, "{failure:?}");
+    assert_eq!(failure.status, status.to_string(), "{failure:?}");
+    assert!(!failure.detail.trim().is_empty(), "no detail: {failure:?}");
 }
 
 fn panic(host: &Host) {

@@ -14,7 +14,7 @@ use crate::access::make_directory;
 use crate::startup::assert_refused;
 use crate::{Case, cases, secrets};
 
-/// How long processes may take to end.
+/// How long processes may take to serve or to end.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub fn cases() -> Vec<Case> {

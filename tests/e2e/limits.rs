@@ -7,7 +7,7 @@ use harness::http::Error;
 use harness::load::{Load, body_of};
 use harness::{App, Conn, Host, Request, Server};
 
-use crate::failures::{assert_generic, before_headers};
+use crate::failures::{assert_generic, before_headers, fails};
 use crate::{Case, cases};
 
 pub fn cases() -> Vec<Case> {
@@ -32,20 +32,10 @@ pub fn cases() -> Vec<Case> {
 fn hanging_guest(host: &Host) {
     let server = Server::start(host, App::lab().env("UNIT_WASM_TIMEOUT", "10s"));
     let neighbours = Load::neighbours(server.addr());
-    let hang = |number: u32| {
-        let id = format!("failure-{number}");
-        let response = server.send(&Request::get("/hang").header("x-request-id", &id));
-        assert_eq!(response.status(), 504, "{}", response.text());
-        assert_generic(&response);
-        let failure = server.log.expect_failure(&id);
-        assert_eq!(failure.app, "lab", "{failure:?}");
-        assert_eq!(failure.reason, "timeout", "{failure:?}");
-        assert_eq!(failure.status, "504", "{failure:?}");
-        assert!(!failure.detail.trim().is_empty(), "no detail: {failure:?}");
-    };
     thread::scope(|scope| {
         for number in 0..5 {
-            scope.spawn(move || hang(number));
+            let (server, id) = (&server, format!("failure-{number}"));
+            scope.spawn(move || fails(server, &id, "/hang", 504, "timeout"));
         }
     });
     neighbours.wait_for_more(4);
@@ -169,13 +159,22 @@ fn stops_come_in_time(host: &Host) {
     let server = Server::start(host, app);
     for (target, at_least) in [("/hang", 4950), ("/spin", 450), ("/fill", 450)] {
         let begin = Instant::now();
-        assert_eq!(server.get(target).status(), 504, "{target}");
+        let id = target.trim_start_matches('/');
+        let request = Request::get(target).header("x-request-id", id);
+        assert_eq!(server.send(&request).status(), 504, "{target}");
         let took = begin.elapsed();
         assert!(
             took >= Duration::from_millis(at_least),
             "{target} after {took:?}"
         );
         assert!(took < Duration::from_secs(30), "{target} after {took:?}");
+        let reason = server.log.expect_failure(id).reason;
+        let expected = if target == "/hang" {
+            "timeout"
+        } else {
+            "cpu-time"
+        };
+        assert_eq!(reason, expected, "{target}");
     }
     server.finish();
 }

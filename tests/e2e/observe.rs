@@ -119,9 +119,25 @@ impl Scrape {
 }
 
 /// An application with metrics, and where they are.
-fn measured(app: App) -> (App, SocketAddr) {
+pub fn measured(app: App) -> (App, SocketAddr) {
     let addr = free_addr(next_ip());
     (app.env("UNIT_WASM_METRICS", &addr.to_string()), addr)
+}
+
+/// Waits until the guests have so many requests, which Unit's own numbers do not tell.
+#[track_caller]
+pub fn await_in_flight(metrics: SocketAddr, requests: usize) {
+    let reads = || {
+        let answer = http::fetch(metrics, &Request::get("/metrics")).ok()?;
+        let text = answer.text();
+        let mut lines = text.lines();
+        let line = lines.find(|line| line.starts_with("nxt_wasm_requests_in_flight{"))?;
+        line.rsplit(' ').next()?.parse::<usize>().ok()
+    };
+    eventually("requests in flight", PATIENCE, || {
+        // A look at the queue counts as a request, for a moment.
+        (0..3).all(|_| reads() == Some(requests))
+    });
 }
 
 fn metrics_count_requests_by_status_and_reason(host: &Host) {

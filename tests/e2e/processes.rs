@@ -1,17 +1,16 @@
 //! Application processes that come and go.
 
-use std::net::SocketAddr;
 use std::thread;
 use std::time::Duration;
 
 use harness::config::Config;
 use harness::http::{self, Error};
-use harness::launch::{free_addr, next_ip};
 use harness::load::{self, Client, Load};
 use harness::proc::Process;
 use harness::{App, Host, Request, Server, eventually};
 use serde_json::json;
 
+use crate::observe::{await_in_flight, measured};
 use crate::{Case, cases};
 
 pub fn cases() -> Vec<Case> {
@@ -27,28 +26,6 @@ pub fn cases() -> Vec<Case> {
 }
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// An application with metrics, and where they are.
-pub fn measured(app: App) -> (App, SocketAddr) {
-    let addr = free_addr(next_ip());
-    (app.env("UNIT_WASM_METRICS", &addr.to_string()), addr)
-}
-
-/// Waits until the guests have so many requests, which Unit's own numbers do not tell.
-#[track_caller]
-pub fn await_in_flight(metrics: SocketAddr, requests: usize) {
-    let reads = || {
-        let answer = http::fetch(metrics, &Request::get("/metrics")).ok()?;
-        let text = answer.text();
-        let mut lines = text.lines();
-        let line = lines.find(|line| line.starts_with("nxt_wasm_requests_in_flight{"))?;
-        line.rsplit(' ').next()?.parse::<usize>().ok()
-    };
-    eventually("requests in flight", PATIENCE, || {
-        // A look at the queue counts as a request, for a moment.
-        (0..3).all(|_| reads() == Some(requests))
-    });
-}
 
 /// Waits until the application is served by another process, and well.
 fn assert_back(server: &Server, old: Process) {

@@ -425,9 +425,15 @@ fn a_file_that_is_overwritten(host: &Host) {
     server.finish();
 }
 
+/// Whoever spins may do so for long.
+fn spinning_long(app: App) -> App {
+    app.env("UNIT_WASM_CPU_TIME", "300s")
+        .env("UNIT_WASM_TIMEOUT", "300s")
+}
+
 /// It is not the old file any more, but not served either.
 fn a_change_while_another_is_prepared(host: &Host) {
-    let (mut server, deployed) = start(host, |app| app.env("UNIT_WASM_CPU_TIME", "300s"));
+    let (mut server, deployed) = start(host, spinning_long);
     // It takes all of its time, and would be refused then.
     deployed.put(&guests::bad("spinning-start"));
     eventually("a helper", PATIENCE, || all_watching(&server).len() == 2);
@@ -754,10 +760,11 @@ fn a_watcher_that_was_killed(host: &Host) {
 
 /// A helper is a process of its own, which would go on for all of its time.
 fn a_watcher_that_was_killed_at_work(host: &Host) {
-    let (mut server, deployed) = start(host, |app| app.env("UNIT_WASM_CPU_TIME", "300s"));
+    let (mut server, deployed) = start(host, spinning_long);
     server.expect_log("exited on signal 9");
     deployed.put(&guests::bad("spinning-start"));
-    // The one that compiles ends soon, the one that starts it on trial does not.
+    // The one that reads it ends soon; the one that compiles it and starts it on trial
+    // does not.
     eventually("a helper that goes on", PATIENCE, || {
         let all = all_watching(&server);
         std::thread::sleep(Duration::from_secs(2));

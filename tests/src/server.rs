@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
-use std::{env, fs, iter, thread};
+use std::{env, fs, thread};
 
 use tempfile::TempDir;
 
@@ -140,11 +140,7 @@ impl Server {
     pub fn put(&mut self, config: &Config) -> Reply {
         for listener in config.listeners() {
             if !self.addrs.contains_key(&listener) {
-                // The port that was free a moment ago can be given once more.
-                let taken = |addr: &SocketAddr| self.addrs.values().any(|a| a == addr);
-                let addr = iter::repeat_with(|| free_addr(self.ip)).find(|a| !taken(a));
-                let addr = addr.expect("without end");
-                self.addrs.insert(listener, addr);
+                self.addrs.insert(listener, free_addr(self.ip));
             }
         }
         let json = config.json(&self.host, &cache(), &self.addrs);
@@ -159,7 +155,7 @@ impl Server {
     #[track_caller]
     pub fn apply(&mut self, config: &Config) {
         let mut reply = self.put(config);
-        // Another process may have taken a port since it was found free.
+        // Another process may have the port.
         for _ in 0..3 {
             if reply.success() || !self.log.text().contains("Address already in use") {
                 break;
@@ -401,7 +397,7 @@ impl Server {
         }
         // A thread for each processor accepts and serves connections.
         let threads = thread::available_parallelism().map_or(1, usize::from);
-        let router_threads = if self.host.is_unit() { threads } else { 1 };
+        let router_threads = if self.host.is_unit() { threads } else { 0 };
         baseline.assert_no_leak(router_threads, self.lost);
     }
 

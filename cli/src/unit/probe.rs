@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use hyper::Method;
 use serde_json::Value;
 
-use super::client::{self, Address, Question};
+use super::client::{self, Address, ClientError, Question};
 
 /// Between two attempts: at first, and at most.
 const PAUSE: Duration = Duration::from_millis(50);
@@ -42,7 +42,7 @@ impl Probe {
     pub fn ask(&self) -> Result<Answered, String> {
         let begin = Instant::now();
         let mut pause = PAUSE;
-        let mut before = None;
+        let mut told = None;
         loop {
             let left = self.timeout.saturating_sub(begin.elapsed());
             let question = Question {
@@ -52,6 +52,8 @@ impl Probe {
                 body: None,
                 timeout: left.clamp(PAUSE, ATTEMPT),
             };
+            // The last one may have next to no time: what went wrong before tells more.
+            let mut late = false;
             let problem = match client::ask(&self.address, question) {
                 Ok(answer) if answer.status < 500 => {
                     return Ok(Answered {
@@ -60,11 +62,13 @@ impl Probe {
                     });
                 }
                 Ok(answer) => format!("status {}", answer.status),
-                Err(error) => error.to_string(),
+                Err(error) => {
+                    late = matches!(error, ClientError::Late { .. });
+                    error.to_string()
+                }
             };
             if begin.elapsed() + pause >= self.timeout {
-                // The last attempt may have had next to no time.
-                let before = before.filter(|before| *before != problem);
+                let before = told.filter(|_| late);
                 let before = before.map_or_else(String::new, |before| format!(", after {before}"));
                 return Err(format!(
                     "GET {} at {}: {problem}{before}, for {} s",
@@ -73,7 +77,9 @@ impl Probe {
                     self.timeout.as_secs()
                 ));
             }
-            before = Some(problem);
+            if !late {
+                told = Some(problem);
+            }
             std::thread::sleep(pause);
             // Each failure may be some lines in Unit's log.
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -156,19 +162,23 @@ mod tests {
             address: Address::Tcp("127.0.0.1".to_owned(), port),
             path: "/here".to_owned(),
             host: "localhost".to_owned(),
-            timeout: Duration::from_secs(3),
+            timeout: Duration::from_secs(8),
         };
-        let asked = std::thread::spawn(move || probe.ask());
+        std::thread::spawn(move || answer_once(&server));
+        let problem = probe.ask().unwrap_err();
+        assert!(problem.contains("has not answered within"), "{problem}");
+        assert!(problem.contains(", after status 500, for 8 s"), "{problem}");
+    }
+
+    /// Nobody else is answered.
+    fn answer_once(server: &TcpListener) {
         let (mut first, _) = server.accept().unwrap();
         let failed = "HTTP/1.1 500 Internal Server Error\r\nContent-Length: 0\r\n\r\n";
         let mut asked_for = [0; 9];
         first.read_exact(&mut asked_for).unwrap();
         assert_eq!(&asked_for, b"GET /here");
         first.write_all(failed.as_bytes()).unwrap();
-        let _never_answered = server.accept().unwrap();
-        let problem = asked.join().unwrap().unwrap_err();
-        assert!(problem.contains("has not answered within"), "{problem}");
-        assert!(problem.contains(", after status 500, for 3 s"), "{problem}");
+        let _others: Vec<_> = server.incoming().collect();
     }
 
     #[test]

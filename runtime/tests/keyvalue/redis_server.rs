@@ -83,7 +83,7 @@ fn next_address() -> SocketAddr {
     static COUNT: AtomicU8 = AtomicU8::new(1);
     let run = u8::try_from(std::process::id() % 250 + 2).unwrap();
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
-    (Ipv4Addr::new(127, run, 255, number), 6379).into()
+    (Ipv4Addr::new(127, run, 255, number), 16379).into()
 }
 
 fn spawn(address: SocketAddr, password: Option<&str>, directory: &TempDir) -> Option<Child> {

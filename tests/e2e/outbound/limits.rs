@@ -27,7 +27,7 @@ pub fn cases() -> Vec<Case> {
     ]
 }
 
-/// Longer than any time limit in here, shorter than the defaults.
+/// Longer than the time limits of which somebody is told, shorter than the defaults.
 const SOON: Duration = Duration::from_secs(9);
 
 fn requests_of_one_request(host: &Host) {

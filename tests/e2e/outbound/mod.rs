@@ -12,7 +12,7 @@ use harness::{App, Host, Server};
 
 use crate::Case;
 
-pub use tls::Setting;
+pub use tls::TlsSetting;
 
 pub fn cases() -> Vec<Case> {
     let topics = [

@@ -31,14 +31,14 @@ pub fn cases() -> Vec<Case> {
 const H2: [&str; 2] = ["h2", "http/1.1"];
 
 /// What a test of TLS needs: an authority, its certificate in a file, names.
-pub struct Setting {
+pub struct TlsSetting {
     ca: Ca,
     file: PathBuf,
     dns: DnsPeer,
     dir: tempfile::TempDir,
 }
 
-impl Setting {
+impl TlsSetting {
     pub fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         let ca = Ca::new("Authority of the tests");
@@ -83,7 +83,7 @@ impl Setting {
 }
 
 fn http2_under_an_authority_of_ones_own(host: &Host) {
-    let setting = Setting::new();
+    let setting = TlsSetting::new();
     let peer = setting.peer(&H2);
     let server = Server::start(host, setting.app());
     let report = fetch(&server, &peer.url_as("api.test", "/"), "");
@@ -105,7 +105,7 @@ fn http2_under_an_authority_of_ones_own(host: &Host) {
 }
 
 fn servers_that_speak_http1_alone(host: &Host) {
-    let setting = Setting::new();
+    let setting = TlsSetting::new();
     for protocols in [&["http/1.1"][..], &[]] {
         let peer = setting.peer(protocols);
         let server = Server::start(host, setting.app());
@@ -120,7 +120,7 @@ fn servers_that_speak_http1_alone(host: &Host) {
 }
 
 fn ten_thousand_calls_in_one_connection(host: &Host) {
-    let setting = Setting::new();
+    let setting = TlsSetting::new();
     let peer = setting.peer(&H2);
     let server = Server::start(host, setting.app());
     for _ in 0..10 {
@@ -134,7 +134,7 @@ fn ten_thousand_calls_in_one_connection(host: &Host) {
 }
 
 fn calls_at_a_time_share_a_connection(host: &Host) {
-    let setting = Setting::new();
+    let setting = TlsSetting::new();
     let peer = setting.peer(&H2);
     let server = Server::start(host, setting.app());
     let counts = fetch_many(&server, &peer.url_as("api.test", "/slow?ms=3000"), 60, 30);
@@ -150,7 +150,7 @@ fn calls_at_a_time_share_a_connection(host: &Host) {
 }
 
 fn a_certificate_for_an_address(host: &Host) {
-    let setting = Setting::new();
+    let setting = TlsSetting::new();
     let ip = next_ip();
     let config = setting.ca.server(&[&ip.to_string()], &H2);
     let peer = setting.named(HttpPeer::tls_at(ip.into(), config));
@@ -164,7 +164,7 @@ fn a_certificate_for_an_address(host: &Host) {
 }
 
 fn an_unknown_authority_is_not_trusted(host: &Host) {
-    let setting = Setting::new();
+    let setting = TlsSetting::new();
     let stranger = Ca::new("Authority of the tests");
     let config = stranger.server(&["api.test"], &H2);
     let peer = setting.named(HttpPeer::tls(config));
@@ -182,7 +182,7 @@ fn an_unknown_authority_is_not_trusted(host: &Host) {
 }
 
 fn an_authority_is_for_one_application(host: &Host) {
-    let setting = Setting::new();
+    let setting = TlsSetting::new();
     let peer = setting.peer(&H2);
     // There has to be some authority: one that has nothing to do with it.
     let other = Ca::new("Another");
@@ -200,7 +200,7 @@ fn an_authority_is_for_one_application(host: &Host) {
 }
 
 fn a_certificate_for_another_name(host: &Host) {
-    let setting = Setting::new();
+    let setting = TlsSetting::new();
     let config = setting.ca.server(&["other.test", "*.api.test"], &H2);
     let peer = setting.named(HttpPeer::tls(config));
     let server = Server::start(host, setting.app());
@@ -212,7 +212,7 @@ fn a_certificate_for_another_name(host: &Host) {
 }
 
 fn an_expired_certificate(host: &Host) {
-    let setting = Setting::new();
+    let setting = TlsSetting::new();
     let config = setting.ca.expired_server(&["api.test"], &H2);
     let peer = setting.named(HttpPeer::tls(config));
     let server = Server::start(host, setting.app());
@@ -223,7 +223,7 @@ fn an_expired_certificate(host: &Host) {
 }
 
 fn plain_text_where_tls_was_expected_and_the_reverse(host: &Host) {
-    let setting = Setting::new();
+    let setting = TlsSetting::new();
     let plain = RawPeer::answering("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");
     let talkative = RawPeer::start(|stream, _| {
         use std::io::Write;
@@ -248,7 +248,7 @@ fn plain_text_where_tls_was_expected_and_the_reverse(host: &Host) {
 }
 
 fn a_dying_http2_server(host: &Host) {
-    let setting = Setting::new();
+    let setting = TlsSetting::new();
     let peer = setting.peer(&["h2"]);
     let server = Server::start(host, setting.app());
     let url = |path: &str| peer.url_as("api.test", path);
@@ -268,7 +268,7 @@ fn a_dying_http2_server(host: &Host) {
 }
 
 fn files_of_authorities_that_cannot_be_used(host: &Host) {
-    let setting = Arc::new(Setting::new());
+    let setting = Arc::new(TlsSetting::new());
     let dir = setting.dir.path();
     let write = |name: &str, text: &str| {
         let path = dir.join(name);

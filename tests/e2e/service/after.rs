@@ -74,7 +74,7 @@ fn sleeping_too_long_is_ended(host: &Host) {
 }
 
 fn a_process_that_ends_lets_it_finish(host: &Host) {
-    let mut server = start(host, &[("UNIT_WASM_DRAIN_TIMEOUT", "20s")]);
+    let mut server = start(host, &[("UNIT_WASM_DRAIN_TIMEOUT", "2m")]);
     server.expect_new_workers();
     let old = server.worker("lab");
     let target = "/after?ms=1500&say=done";

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use super::outbound::{ALLOW, fetch, fetch_many};
 use super::{app, ask, ask_as, error, start};
-use crate::outbound::Setting;
+use crate::outbound::TlsSetting;
 use crate::{Case, cases};
 
 pub fn cases() -> Vec<Case> {
@@ -43,7 +43,7 @@ fn for_all(host: &Host, settings: &[(&str, &str)]) -> Server {
 }
 
 fn http2_under_an_authority_of_ones_own(host: &Host) {
-    let setting = Setting::new();
+    let setting = TlsSetting::new();
     let peer = setting.peer(&H2);
     let server = Server::start(host, setting.trusting(app(&[])));
     let url = |path: &str| peer.url_as("api.test", path);
@@ -60,7 +60,7 @@ fn http2_under_an_authority_of_ones_own(host: &Host) {
 }
 
 fn an_unknown_authority_is_not_trusted(host: &Host) {
-    let setting = Setting::new();
+    let setting = TlsSetting::new();
     let stranger = Ca::new("Authority of the tests");
     let peer = setting.named(HttpPeer::tls(stranger.server(&["api.test"], &H2)));
     let server = Server::start(host, setting.trusting(app(&[])));
@@ -158,16 +158,18 @@ fn servers_that_die(host: &Host) {
 fn a_guest_that_is_stopped(host: &Host) {
     let peer = HttpPeer::plain();
     let server = for_all(host, &[("UNIT_WASM_TIMEOUT", "5s")]);
-    let url = peer.url("/slow?ms=60000");
+    let url = peer.url("/slow?ms=600000");
     thread::scope(|scope| {
         scope.spawn(|| assert_eq!(server.get(fetch(&url)).status(), 504));
         let target = format!("/fetch-many?url={}&n=10&together=10", encode(&url));
         assert_eq!(server.get(target).status(), 504);
     });
-    eventually("the connections are closed", PATIENCE, || peer.open() == 0);
+    let soon = Duration::from_secs(20);
+    eventually("the connections are closed", soon, || peer.open() == 0);
     server.finish();
 }
 
+/// Unit does not tell, so the guest goes on to the end. Nothing is left then.
 fn a_client_that_leaves(host: &Host) {
     let peer = HttpPeer::plain();
     let server = for_all(host, &[]);

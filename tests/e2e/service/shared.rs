@@ -13,7 +13,7 @@ use harness::{App, Conn, Host, Request, Server, eventually};
 
 use super::reuse::{CONCURRENT, REUSE, fresh, instance, read, start3, warm, with};
 use super::{ask, ask_as};
-use crate::processes::{await_in_flight, measured};
+use crate::observe::{await_in_flight, measured};
 use crate::{Case, cases};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -183,7 +183,7 @@ fn a_trap_ends_those_that_share(host: &Host) {
     let (server, metrics) = start(host, &[(REUSE, "1000"), (CONCURRENT, "2")]);
     let mut sleepers = Sleepers::of(&server, metrics);
     for number in 0..3 {
-        sleepers.begin("/instance-state?ms=5000", &format!("sleeper-{number}"));
+        sleepers.begin("/instance-state?ms=15000", &format!("sleeper-{number}"));
     }
     let trap = Request::get("/trap").header("x-request-id", "trap");
     assert_eq!(server.send(&trap).status(), 500);
@@ -283,7 +283,7 @@ fn errors_of_one_are_not_those_of_others(host: &Host) {
     .enumerate()
     {
         let mut sleeper = Sleepers::of(&server, metrics);
-        sleeper.begin("/instance-state?ms=5000", "sleeper");
+        sleeper.begin("/instance-state?ms=8000", "sleeper");
         let id = format!("error-{number}");
         let _ = server.fetch(&Request::get(target).header("x-request-id", &id));
         let failure = server.log.expect_failure(&id);
@@ -333,15 +333,15 @@ fn a_process_that_ends_answers_those_that_share(host: &Host) {
     let settings = [
         (REUSE, "1000"),
         (CONCURRENT, "4"),
-        ("UNIT_WASM_DRAIN_TIMEOUT", "50s"),
+        ("UNIT_WASM_DRAIN_TIMEOUT", "2m"),
     ];
     let (server, metrics) = start(host, &settings);
     let old = server.worker("lab");
     let mut sleepers = Sleepers::of(&server, metrics);
     for number in 0..3 {
-        sleepers.begin("/concurrent?ms=5000", &format!("{number}"));
+        sleepers.begin("/concurrent?ms=15000", &format!("{number}"));
     }
-    assert_eq!(ask(&server, "/after?ms=5000&say=done"), "after\n");
+    assert_eq!(ask(&server, "/after?ms=15000&say=done"), "after\n");
     assert!(server.restart("lab").success());
     for sleeper in &mut sleepers.conns {
         let answer = sleeper.read_response(false).expect("an answer").ok();
