@@ -131,6 +131,11 @@ impl Server {
         self.dir.path()
     }
 
+    /// The address of its listeners, where nobody else listens.
+    pub fn ip(&self) -> Ipv4Addr {
+        self.ip
+    }
+
     /// The main process.
     pub fn main(&self) -> Process {
         self.main

@@ -1,5 +1,6 @@
 //! Instances that serve more than one request in turn, if that is wanted.
 
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use harness::config::Config;
@@ -11,6 +12,7 @@ use serde_json::{Value, json};
 
 use super::{ask, ask_as};
 use crate::access::make_directory;
+use crate::observe::await_in_flight;
 use crate::startup::assert_refused;
 use crate::{Case, cases};
 
@@ -52,8 +54,21 @@ pub fn with(app: App, settings: &[(&str, &str)]) -> App {
 /// open is open from then on, so descriptors are compared in other tests.
 pub fn fresh(host: &Host, app: App) -> Server {
     let mut server = Server::bare(host);
-    server.apply(&Config::of([app.env("UNIT_WASM_THREADS", "1")]));
+    server.apply(&Config::of([told(
+        &server,
+        app.env("UNIT_WASM_THREADS", "1"),
+    )]));
     server
+}
+
+/// With metrics, at the address of [`metrics`].
+fn told(server: &Server, app: App) -> App {
+    app.env("UNIT_WASM_METRICS", &metrics(server).to_string())
+}
+
+/// Where the metrics of a [`fresh`] server are: a port that no test takes.
+pub fn metrics(server: &Server) -> SocketAddr {
+    (server.ip(), 9000).into()
 }
 
 /// Where it does not matter what instances have served, with a warm-up.
@@ -71,9 +86,23 @@ pub fn start3(host: &Host, settings: &[(&str, &str)]) -> Server {
     fresh(host, with(App::lab3(), settings))
 }
 
+/// Waits until the guests have done with all requests: whoever has its answer may be
+/// ahead of the guest, whose instance is not to be had again before it is at rest.
+#[track_caller]
+fn at_rest(server: &Server) {
+    await_in_flight(metrics(server), 0);
+}
+
 /// How many requests of this route the instance has served, with this one.
 #[track_caller]
 fn counter(server: &Server) -> u64 {
+    counter_beside(server, 0)
+}
+
+/// The same while others are in flight.
+#[track_caller]
+fn counter_beside(server: &Server, others: usize) -> u64 {
+    await_in_flight(metrics(server), others);
     let text = ask(server, "/counter");
     text.trim().parse().expect("a number")
 }
@@ -100,15 +129,8 @@ fn off_by_default(host: &Host) {
 
 fn as_many_requests_as_told(host: &Host) {
     let server = start(host, &[(REUSE, "5")]);
-    let mut conn = server.connect();
-    let seen: Vec<u64> = (0..12)
-        .map(|_| {
-            let response = conn.exchange(&Request::get("/counter")).unwrap();
-            response.ok().text().trim().parse().expect("a number")
-        })
-        .collect();
+    let seen: Vec<u64> = (0..12).map(|_| counter(&server)).collect();
     assert_eq!(seen, [1, 2, 3, 4, 5, 1, 2, 3, 4, 5, 1, 2]);
-    drop(conn);
     server.finish();
 }
 
@@ -123,7 +145,7 @@ fn nobody_shares_unless_told(host: &Host) {
         conn.read_some().unwrap();
     }
     for expected in 1..=5 {
-        assert_eq!(counter(&server), expected);
+        assert_eq!(counter_beside(&server, sleepers.len()), expected);
     }
     for conn in &mut sleepers {
         assert_eq!(conn.read_body().unwrap(), b"data: 1\n\n");
@@ -196,6 +218,7 @@ fn output_belongs_to_its_request(host: &Host) {
 /// The fuel that a request has used.
 #[track_caller]
 fn fuel(server: &Server, id: &str, target: &str) -> u64 {
+    at_rest(server);
     ask_as(server, id, target);
     let line = server.log.expect(&[&format!(" request={id} fuel=")]);
     let (_, rest) = line.split_once(" fuel=").expect("just found");
@@ -228,9 +251,11 @@ fn cpu_time_and_output_start_anew(host: &Host) {
     let server = start(host, &settings);
     assert_eq!(counter(&server), 1);
     for number in 0..5 {
+        at_rest(&server);
         assert_eq!(ask(&server, "/compute?ms=400"), "worked\n", "{number}");
     }
     for number in 0..5 {
+        at_rest(&server);
         let id = format!("print-{number}");
         let target = "/stdout?text=printed&count=20";
         assert_eq!(ask_as(&server, &id, target), "ok\n");
@@ -250,7 +275,8 @@ fn what_files_may_grow_by_starts_anew(host: &Host) {
         make_directory(&inside);
         let list = json!([{ "host": inside, "guest": "/data", "mode": "rw" }]);
         let settings = [(REUSE, "1000"), ("UNIT_WASM_WRITE_QUOTA", "9000")];
-        with(App::lab(), &settings).filesystem(list).into()
+        let app = with(App::lab(), &settings).filesystem(list);
+        told(server, app).into()
     });
     // Two of them are over the quota.
     let data = "x".repeat(3000);

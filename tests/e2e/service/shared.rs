@@ -11,9 +11,9 @@ use harness::http::{self, Error};
 use harness::load::{self, Client, Load};
 use harness::{App, Conn, Host, Request, Server, eventually};
 
-use super::reuse::{CONCURRENT, REUSE, fresh, instance, read, start3, warm, with};
+use super::reuse::{CONCURRENT, REUSE, instance, metrics, read, start3, warm};
 use super::{ask, ask_as};
-use crate::observe::{await_in_flight, measured};
+use crate::observe::await_in_flight;
 use crate::{Case, cases};
 
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -171,10 +171,10 @@ impl<'a> Sleepers<'a> {
     }
 }
 
-/// Without a warm-up, as [`start3`], with metrics.
+/// Without a warm-up, and where its metrics are.
 fn start(host: &Host, settings: &[(&str, &str)]) -> (Server, SocketAddr) {
-    let (app, metrics) = measured(with(App::lab3(), settings));
-    let server = fresh(host, app);
+    let server = start3(host, settings);
+    let metrics = metrics(&server);
     (server, metrics)
 }
 
