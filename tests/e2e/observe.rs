@@ -143,14 +143,19 @@ pub fn await_in_flight(metrics: SocketAddr, requests: usize) {
 fn metrics_count_requests_by_status_and_reason(host: &Host) {
     let (app, addr) = measured(App::lab());
     let server = Server::start(host, app.env("UNIT_WASM_FUEL", "50000000"));
-    let before = Scrape::of(addr);
+    // Requests are counted when their guests have ended, which may be after the answer.
+    let at_rest = || {
+        await_in_flight(addr, 0);
+        Scrape::of(addr)
+    };
+    let before = at_rest();
     for _ in 0..7 {
         server.get("/").ok();
     }
     assert_eq!(server.get("/no-such-route").status(), 404);
     assert_eq!(server.get("/trap").status(), 500);
     assert_eq!(server.get("/spin").status(), 504);
-    let after = Scrape::of(addr);
+    let after = at_rest();
     let grown = |get: &dyn Fn(&Scrape) -> f64| get(&after) - get(&before);
     assert_eq!(grown(&|s| s.code("200")), 7.0);
     assert_eq!(grown(&|s| s.code("404")), 1.0);
@@ -183,7 +188,7 @@ fn metrics_count_requests_by_status_and_reason(host: &Host) {
 
     let sleeper = thread::spawn({
         let addr = server.addr();
-        move || http::fetch(addr, &Request::get("/sleep?ms=1500"))
+        move || http::fetch(addr, &Request::get("/sleep?ms=8000"))
     });
     eventually("a request in flight", PATIENCE, || {
         Scrape::of(addr).get("nxt_wasm_requests_in_flight", &[]) == 1.0
@@ -435,7 +440,7 @@ fn a_breaker_leaves_neighbours_alone(host: &Host) {
 
 fn a_breaker_does_not_mind_clients(host: &Host) {
     let app = App::lab().env(BREAKER, "1/1 1m");
-    let server = Server::start(host, app.env("UNIT_WASM_RESPONSE_TIMEOUT", "2s"));
+    let server = Server::start(host, app.env("UNIT_WASM_RESPONSE_TIMEOUT", "5s"));
     // Streams that nobody ends but the limit.
     for number in 0..3 {
         let id = format!("stream-{number}");
@@ -610,7 +615,10 @@ fn metrics_of_outbound_requests(host: &Host) {
     let (app, addr) = measured(app.env("UNIT_WASM_ALLOW_HTTP", &peer.entry()));
     let server = Server::start(host, app);
     let target = format!("/fetch?url={}", encode(&peer.url("/request")));
-    let sent = || Scrape::of(addr).get("nxt_wasm_outbound_requests_total", &[]);
+    let sent = || {
+        await_in_flight(addr, 0);
+        Scrape::of(addr).get("nxt_wasm_outbound_requests_total", &[])
+    };
     assert_eq!(sent(), 0.0);
     for _ in 0..3 {
         server.get(&target).ok();
