@@ -321,8 +321,8 @@ fn what_is_too_large_or_damaged_is_refused(host: &Host) {
         fs::read_dir(site.store.join("components")).unwrap().count(),
         1
     );
-    // One that is good, but for its answer.
-    // The one before may have its place a moment longer than its file.
+    // One that is good, but for its answer. The one before may have its place a moment
+    // longer than its file.
     let free = wait_for(PATIENCE, || {
         let trap = deployment("lab", "route=/*&probe=/trap", &bytes);
         Some(daemon.send(trap)).filter(|(status, _)| *status != 409)
@@ -420,7 +420,7 @@ fn one_deployment_of_an_application_at_a_time(host: &Host) {
     let query = "route=/*&probe=/env&env.VERSION=1";
     let (status, json) = daemon.deploy("lab", query, &bytes);
     assert_eq!(status, 409, "two at a time: {json}");
-    // Others are not kept.
+    // Other applications are not held up.
     let (status, json) = daemon.send(Request::new("DELETE", "/apps/none-such"));
     assert_eq!(status, 404, "{json}");
     let other = daemon.deploy("other", "", &bytes);

@@ -200,6 +200,9 @@ fn config(store: &str, endpoint: &Endpoint, replace: &[(&str, &str)]) -> Config 
     let endpoint = endpoint.addr().to_string();
     let deserted = raw::deserted().to_string();
     // The store's time is not what these tests are about. First, as paths may contain that.
+    let text = fs::read_to_string(guests::root().join("example/events/config.json"));
+    let found = text.expect("the configuration").matches("2s").count();
+    assert_eq!(found, 1, "UNIT_WASM_KEYVALUE_TIMEOUT alone");
     let mut all = vec![("2s", "20s")];
     all.extend(replace);
     all.extend(components.iter().map(|(from, to)| (&**from, &**to)));
